@@ -1,0 +1,510 @@
+"""Linux capabilities of processes and files: libcap's text, with Python's sets.
+
+>>> caps = Caps('cap_net_raw=p')
+>>> str(caps.activate())
+'cap_net_raw=ep'
+>>> caps['inheritable'].add('cap_kill')
+>>> caps.inheritable
+CapSet('cap_kill')
+"""
+
+# Scripts import this while privileged: nothing here may import what a bare interpreter has not.
+import os
+import stat
+from _collections_abc import Iterable, Iterator, MutableSet, Set
+
+from caps import _caps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol, TypeVar
+
+    class HasFileno(Protocol):
+        def fileno(self) -> int: ...
+
+    Result = TypeVar('Result')
+    File = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int | HasFileno
+    Members = Iterable[str | int]
+
+__all__ = ['CapSet', 'Caps']
+
+_NAMES = _caps.names()
+_BITS: dict[str | int, int] = {name: bit for bit, name in enumerate(_NAMES)}
+for _number in range(len(_NAMES)):
+    _BITS[_number] = _BITS[str(_number)] = _number
+_ALL = (1 << _caps.max_bits()) - 1
+
+
+def _bit(member: str | int) -> int:
+    """The number of a capability however it is spelled."""
+    bit = _BITS.get(member)
+    if bit is None and isinstance(member, str):
+        name = member.lower()
+        bit = _BITS.get(name, _BITS.get('cap_' + name))
+    if bit is None:
+        raise _unknown(member)
+    return bit
+
+
+def _unknown(member: object) -> ValueError:
+    import difflib
+
+    near = difflib.get_close_matches(str(member).lower(), _NAMES, 1, 0.5)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    return ValueError(f'{member!r} is not a capability{hint}')
+
+
+def _mask(members: 'Members') -> int:
+    if isinstance(members, CapSet):
+        return members.mask
+    if isinstance(members, str):
+        members = members.split(',') if members else ()
+    mask = 0
+    for member in members:
+        mask |= 1 << _bit(member)
+    return mask
+
+
+class CapSet(MutableSet[str]):
+    """A set of capabilities that knows their names.
+
+    A member may be spelled ``cap_net_raw``, ``CAP_NET_RAW``, ``net_raw`` or by its number;
+    iteration gives libcap's name, in the kernel's order.  A capability without a name, from a
+    kernel newer than libcap, is its number in text.
+
+    members: any iterable of capabilities, or one string of them with commas.
+    Raises ValueError for what is no capability, naming the nearest one; see capabilities(7).
+    """
+
+    __slots__ = ('mask',)
+
+    mask: int
+    """The set as bits, bit n being capability n."""
+
+    def __init__(self, members: 'Members' = ()) -> None:
+        self.mask = _mask(members)
+
+    @classmethod
+    def from_mask(cls, mask: int) -> 'CapSet':
+        """The set whose bits are those of `mask`, as /proc/PID/status prints it in hex."""
+        if mask >> len(_NAMES):
+            raise ValueError(f'{mask:#x} has more than {len(_NAMES)} bits')
+        self = cls.__new__(cls)
+        self.mask = mask
+        return self
+
+    @classmethod
+    def all(cls) -> 'CapSet':
+        """Every capability of the running kernel, libcap's ``all``; see cap_max_bits(3)."""
+        return cls.from_mask(_ALL)
+
+    def copy(self) -> 'CapSet':
+        """An independent set with the same members."""
+        return self.from_mask(self.mask)
+
+    def add(self, member: str | int) -> None:
+        """Add a capability; ValueError for what is none."""
+        self.mask |= 1 << _bit(member)
+
+    def discard(self, member: str | int) -> None:
+        """Remove a capability if it is in the set; ValueError for what is none."""
+        self.mask &= ~(1 << _bit(member))
+
+    def clear(self) -> None:
+        """Remove every member."""
+        self.mask = 0
+
+    def __contains__(self, member: object) -> bool:
+        return bool(self.mask >> _bit(member) & 1)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[str]:
+        rest = self.mask
+        while rest:
+            lowest = rest & -rest
+            rest ^= lowest
+            yield _NAMES[lowest.bit_length() - 1]
+
+    def __len__(self) -> int:
+        return self.mask.bit_count()
+
+    def __str__(self) -> str:
+        return ','.join(self)
+
+    def __repr__(self) -> str:
+        return f'CapSet({str(self)!r})'
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Set):
+            return NotImplemented
+        try:
+            return self.mask == _mask(other)
+        except ValueError:
+            return False
+
+    def __le__(self, other: 'Members') -> bool:
+        return not self.mask & ~_mask(other)
+
+    def __ge__(self, other: 'Members') -> bool:
+        return not _mask(other) & ~self.mask
+
+    def __lt__(self, other: 'Members') -> bool:
+        mask = _mask(other)
+        return self.mask != mask and not self.mask & ~mask
+
+    def __gt__(self, other: 'Members') -> bool:
+        mask = _mask(other)
+        return self.mask != mask and not mask & ~self.mask
+
+    def isdisjoint(self, other: 'Members') -> bool:
+        """Whether no capability is in both."""
+        return not self.mask & _mask(other)
+
+    def __and__(self, other: 'Members') -> 'CapSet':
+        return self.from_mask(self.mask & _mask(other))
+
+    def __or__(self, other: 'Members') -> 'CapSet':  # type: ignore[override]
+        return self.from_mask(self.mask | _mask(other))
+
+    def __xor__(self, other: 'Members') -> 'CapSet':  # type: ignore[override]
+        return self.from_mask(self.mask ^ _mask(other))
+
+    def __sub__(self, other: 'Members') -> 'CapSet':
+        return self.from_mask(self.mask & ~_mask(other))
+
+    def __rsub__(self, other: 'Members') -> 'CapSet':
+        return self.from_mask(_mask(other) & ~self.mask)
+
+    __rand__ = __and__
+    __ror__ = __or__
+    __rxor__ = __xor__
+
+    def __iand__(self, other: 'Members') -> 'CapSet':
+        self.mask &= _mask(other)
+        return self
+
+    def __ior__(self, other: 'Members') -> 'CapSet':  # type: ignore[override]
+        self.mask |= _mask(other)
+        return self
+
+    def __ixor__(self, other: 'Members') -> 'CapSet':  # type: ignore[override]
+        self.mask ^= _mask(other)
+        return self
+
+    def __isub__(self, other: 'Members') -> 'CapSet':
+        self.mask &= ~_mask(other)
+        return self
+
+
+def _listed(names: str) -> int:
+    """The bits of a clause's list, which libcap spells more strictly than CapSet does."""
+    mask = 0
+    for name in names.lower().split(','):
+        if name == 'all':
+            mask = _ALL  # libcap too forgets the nameless bits before it
+            continue
+        if name[:2] == '0x' and name.isalnum():
+            bit = _BITS.get(int(name, 16))
+        elif name.isdigit():
+            bit = _BITS.get(int(name, 8 if name[0] == '0' else 10))
+        else:
+            bit = _BITS.get(name)
+        if bit is None:
+            raise _unknown(name)
+        mask |= 1 << bit
+    return mask
+
+
+def _parse(text: str) -> dict[str, int]:
+    """The bits of each set, by its letter; ValueError for what cap_from_text(3) rejects."""
+    sets = {'e': 0, 'p': 0, 'i': 0}
+    for clause in map(bytes.decode, text.encode('ascii').split()):
+        names = clause.replace('+', '=').replace('-', '=').partition('=')[0]
+        actions = clause[len(names) :]
+        if not actions:
+            raise ValueError(f'no =, + or - after {names!r}')
+        if not names and (actions[0] != '=' or '+' in actions or '-' in actions):
+            raise ValueError('only a list of capabilities can be added or taken away')
+        mask = _listed(names) if names else _ALL
+        if actions[0] == '=':
+            for flag in sets:
+                sets[flag] &= ~mask
+            actions = actions[1:]
+            if actions and actions[0] not in '+-':
+                actions = '+' + actions
+        for action in actions.replace('+', ' +').replace('-', ' -').split(' ')[1:]:
+            if len(action) == 1:
+                raise ValueError(f'no set after {action!r}')
+            for flag in action[1:]:
+                if flag not in sets:
+                    raise ValueError(f'{flag!r} is not one of the sets e, i and p')
+                sets[flag] = sets[flag] | mask if action[0] == '+' else sets[flag] & ~mask
+    return sets
+
+
+class _Member:
+    """One set of a state; assigning to it replaces its members, never the set itself."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.slot = '_' + name
+
+    def __get__(self, state: object, owner: type) -> CapSet:
+        return getattr(state, self.slot)  # type: ignore[no-any-return]
+
+    def __set__(self, state: object, members: 'Members') -> None:
+        getattr(state, self.slot).mask = _mask(members)
+
+
+class Caps:
+    """The effective, permitted and inheritable sets of a process or a file; libcap's cap_t.
+
+    Each set is a `CapSet`, as an attribute and as an item: ``caps.effective`` is
+    ``caps['effective']``.  ``str(caps)`` is libcap's text, which setcap(8) takes and getcap(8)
+    prints; ``bool(caps)`` is whether any set has a member.
+
+    text: capability text as cap_from_text(3) takes it, or another `Caps` to copy.
+    effective, permitted, inheritable: members added to what the text gives.
+    Raises ValueError for text that libcap rejects.
+    """
+
+    __slots__ = ('_effective', '_inheritable', '_permitted', 'marked', 'root_id')
+
+    effective = _Member()
+    permitted = _Member()
+    inheritable = _Member()
+
+    root_id: int
+    """The user id that is root in the namespace a file's capabilities are for, 0 for all
+    (capabilities(7), "Namespaced file capabilities"); written by `apply`."""
+
+    marked: bool | None
+    """Whether the file that this was read from has capabilities at all, be they empty; None
+    for what was not read from a file."""
+
+    def __init__(
+        self,
+        text: 'str | Caps' = '',
+        *,
+        effective: 'Members' = (),
+        permitted: 'Members' = (),
+        inheritable: 'Members' = (),
+    ) -> None:
+        self.root_id = 0
+        self.marked = None
+        if isinstance(text, Caps):
+            sets = {name[0]: text[name].mask for name in ('effective', 'permitted', 'inheritable')}
+            self.root_id, self.marked = text.root_id, text.marked
+        else:
+            try:
+                sets = _parse(text)
+            except ValueError as error:
+                raise ValueError(f'{text!r} is not capability text: {error}') from None
+        self._effective = CapSet.from_mask(sets['e'] | _mask(effective))
+        self._permitted = CapSet.from_mask(sets['p'] | _mask(permitted))
+        self._inheritable = CapSet.from_mask(sets['i'] | _mask(inheritable))
+
+    @classmethod
+    def from_text(cls, text: str) -> 'Caps':
+        """The state that a text describes; ValueError as cap_from_text(3) fails."""
+        return cls(text)
+
+    @classmethod
+    def from_process(cls, pid: int = 0) -> 'Caps':
+        """The state of a process, or of any thread by its id; 0 is the calling thread.
+
+        Raises OSError, ESRCH where there is no such process; see cap_get_pid(3).
+        """
+        try:
+            return cls(_caps.get_process(pid))
+        except OSError as error:
+            raise OSError(error.errno, f'process {pid}: {error.strerror}') from None
+
+    @classmethod
+    def from_file(cls, file: 'File') -> 'Caps':
+        """The capabilities of a file; empty, with `marked` False, where it has none.
+
+        file: a path (symbolic links are followed), a descriptor or a file object.
+        Raises OSError with the file's name, EINVAL where it is not a regular file or its
+        security.capability attribute is malformed; see cap_get_file(3).
+        """
+        text, root_id = _on_file(file, _caps.get_file)
+        self = cls(text or '')
+        self.marked, self.root_id = text is not None, root_id
+        return self
+
+    @staticmethod
+    def remove(file: 'File') -> None:
+        """Take a file's capabilities away, the attribute included, as ``setcap -r`` does.
+
+        file: as for `apply`.
+        Raises OSError with the file's name, ENODATA where it has none; see cap_set_file(3).
+        """
+        _on_file(file, lambda fd: _caps.set_file(fd, None, 0), write=True)
+
+    def apply(self, file: 'File | None' = None) -> 'Caps':
+        """Make this the state of the calling thread, or the capabilities of a file.
+
+        file: a path (its last part not a symbolic link, as in setcap(8)), a descriptor or a
+        file object; it must be readable.  An empty state marks a file with empty sets.
+        Returns self.
+        Raises OSError: for the thread with the rule of capset(2) that was broken, for a file with
+        its name; ValueError, before anything is written, where a file's effective set is neither
+        empty nor all that its other sets have, since a file stores it as one flag
+        (capabilities(7), "File capabilities").
+        """
+        if file is None:
+            try:
+                _caps.set_process(self._clauses())
+            except OSError as error:
+                raise OSError(error.errno, self._refusal() or error.strerror) from None
+            return self
+        stored = self.permitted | self.inheritable
+        if self.effective and self.effective != stored:
+            raise ValueError(
+                f'a file has its effective set empty or equal to permitted and inheritable '
+                f'together, {str(stored)!r}; it cannot be {str(self.effective)!r}'
+            )
+        text, root_id = self._clauses(), self.root_id
+        _on_file(file, lambda fd: _caps.set_file(fd, text, root_id), write=True)
+        return self
+
+    def activate(self, *names: str | int) -> 'Caps':
+        """Make what is permitted effective too, or just `names`; returns self.
+
+        A name that is not permitted is refused by `apply`, not here.
+        """
+        self._effective |= names or self._permitted
+        return self
+
+    def deactivate(self, *names: str | int) -> 'Caps':
+        """Take everything, or just `names`, out of effective; returns self."""
+        self._effective -= names or self._effective
+        return self
+
+    def propagate(self, *names: str | int) -> 'Caps':
+        """Make what is permitted inheritable too, or just `names`; returns self."""
+        self._inheritable |= names or self._permitted
+        return self
+
+    propagnate = propagate  # the original's spelling
+
+    def terminate(self, *names: str | int) -> 'Caps':
+        """Take everything, or just `names`, out of inheritable; returns self."""
+        self._inheritable -= names or self._inheritable
+        return self
+
+    def clear(self, *names: str | int) -> 'Caps':
+        """Take everything, or just `names`, out of all three sets; returns self."""
+        for members in self._effective, self._permitted, self._inheritable:
+            members -= names or members
+        return self
+
+    def copy(self) -> 'Caps':
+        """An independent state with the same sets, root id and mark."""
+        return Caps(self)
+
+    __copy__ = copy
+
+    def __getitem__(self, name: str) -> CapSet:
+        if name not in ('effective', 'permitted', 'inheritable'):
+            raise KeyError(name)
+        return getattr(self, name)  # type: ignore[no-any-return]
+
+    def __setitem__(self, name: str, members: 'Members') -> None:
+        self[name].mask = _mask(members)
+
+    def __bool__(self) -> bool:
+        return bool(self._effective or self._permitted or self._inheritable)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Caps):
+            return NotImplemented
+        return (self._effective, self._permitted, self._inheritable, self.root_id) == (
+            other._effective, other._permitted, other._inheritable, other.root_id
+        )  # fmt: skip
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return _caps.canonical(self._clauses())
+
+    def __repr__(self) -> str:
+        return f'Caps({str(self)!r})'
+
+    def _clauses(self) -> str:
+        """Text for libcap: a clause for each combination of sets that some capability is in."""
+        e, p, i = self._effective.mask, self._permitted.mask, self._inheritable.mask
+        clauses = []
+        for flags, mask in (
+            ('e', e & ~p & ~i),
+            ('p', p & ~e & ~i),
+            ('i', i & ~e & ~p),
+            ('ep', e & p & ~i),
+            ('ei', e & i & ~p),
+            ('pi', p & i & ~e),
+            ('epi', e & p & i),
+        ):
+            if mask:
+                clauses.append(f'{CapSet.from_mask(mask)}={flags}')
+        return ' '.join(clauses)
+
+    def _refusal(self) -> str:
+        """Which rule of capset(2) this state breaks in the calling thread, '' for none."""
+        now = Caps.from_process()
+        blocked = [name[1:] for name in _caps.get_iab(0).split(',') if name[:1] == '!']
+        bounding = CapSet.all() - [name.lstrip('^%') for name in blocked]
+        raisable = now.inheritable | bounding
+        if 'cap_setpcap' not in now.effective:
+            raisable &= now.inheritable | now.permitted
+        for name, extra, rule in (
+            ('permitted', self.permitted - now.permitted, 'permitted can only be reduced'),
+            ('effective', self.effective - self.permitted, 'only the permitted can be effective'),
+            (
+                'inheritable',
+                self.inheritable - raisable,
+                'it must be in the bounding set and, without cap_setpcap effective, permitted',
+            ),
+        ):
+            if extra:
+                return f'{extra} cannot be added to {name}: {rule}; see capset(2)'
+        return ''
+
+
+def _on_file(file: 'File', call: 'Callable[[int], Result]', *, write: bool = False) -> 'Result':
+    """`call` with a descriptor of `file`; its OSError names the file and the reason."""
+    opened = -1
+    name: Any = file
+    try:
+        if isinstance(file, int):
+            fd = file
+        elif isinstance(file, (str, bytes, os.PathLike)):
+            # O_PATH opens what cannot be read and has no effect on a FIFO or a device.
+            link = os.O_NOFOLLOW if write else 0
+            fd = opened = os.open(file, os.O_PATH | os.O_CLOEXEC | link)
+            if write and stat.S_ISREG(os.fstat(fd).st_mode):
+                fd = os.open(f'/proc/self/fd/{opened}', os.O_RDONLY | os.O_CLOEXEC)
+                os.close(opened)
+                opened = fd
+        else:
+            fd, name = file.fileno(), getattr(file, 'name', None)
+        return call(fd)
+    except OSError as error:
+        if error.errno is None:  # a file object without a descriptor
+            raise
+        raise OSError(error.errno, _reason(error, write), name) from None
+    finally:
+        if opened >= 0:
+            os.close(opened)
+
+
+def _reason(error: OSError, write: bool) -> str:
+    import errno
+
+    if error.errno == errno.EPERM and write:
+        return 'writing capabilities needs cap_setfcap effective'
+    return {
+        errno.EINVAL: 'not a regular file, or its security.capability attribute is malformed',
+        errno.ENODATA: 'the file has no capabilities',
+        errno.EOPNOTSUPP: 'the file system stores no capabilities',
+        errno.EOVERFLOW: 'the capabilities are for a user namespace that this one does not see',
+    }.get(error.errno or 0, str(error.strerror))

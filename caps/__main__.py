@@ -1,0 +1,5 @@
+import sys
+
+from caps.cli import main
+
+sys.exit(main())

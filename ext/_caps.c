@@ -1,0 +1,191 @@
+/* Capability state in and out as libcap text; all arithmetic on it is Python's. Each function
+   wraps the libcap call that its docstring names and raises OSError where that call fails. */
+#ifdef CAPS_LIMITED_API
+#define Py_LIMITED_API CAPS_LIMITED_API
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "capstate.h"
+
+static PyObject *os_error(void)
+{
+	if (errno == 0) /* libcap has paths that fail without saying why */
+		errno = EINVAL;
+	return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *cap_text(cap_t caps)
+{
+	CAPS_OWNED char *text = caps ? cap_to_text(caps, NULL) : NULL;
+	return text ? PyUnicode_FromString(text) : os_error();
+}
+
+static PyObject *iab_text(cap_iab_t iab)
+{
+	CAPS_OWNED char *text = iab ? cap_iab_to_text(iab) : NULL;
+	return text ? PyUnicode_FromString(text) : os_error();
+}
+
+PyDoc_STRVAR(get_process_doc, "get_process(pid, /)\n--\n\n"
+			      "The text of a thread's three sets, the calling one's for 0. "
+			      "Wraps cap_get_pid(3).");
+
+static PyObject *get_process(PyObject *module, PyObject *args)
+{
+	(void)module;
+	int pid;
+	if (!PyArg_ParseTuple(args, "i:get_process", &pid))
+		return NULL;
+	CAPS_OWNED cap_t caps = cap_get_pid(pid);
+	return cap_text(caps);
+}
+
+PyDoc_STRVAR(set_process_doc, "set_process(text, /)\n--\n\n"
+			      "Set the calling thread's three sets. Wraps cap_set_proc(3).");
+
+static PyObject *set_process(PyObject *module, PyObject *args)
+{
+	(void)module;
+	const char *text;
+	if (!PyArg_ParseTuple(args, "s:set_process", &text))
+		return NULL;
+	CAPS_OWNED cap_t caps = cap_from_text(text);
+	if (!caps || cap_set_proc(caps) < 0)
+		return os_error();
+	Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(get_file_doc, "get_file(fd, /)\n--\n\n"
+			   "The text and root id of an open file's capabilities; the text is None "
+			   "where it has none. Wraps cap_get_file(3).");
+
+static PyObject *get_file(PyObject *module, PyObject *args)
+{
+	(void)module;
+	int fd;
+	if (!PyArg_ParseTuple(args, "i:get_file", &fd))
+		return NULL;
+	CAPS_OWNED cap_t caps = NULL;
+	Py_BEGIN_ALLOW_THREADS caps = caps_get_fd(fd);
+	Py_END_ALLOW_THREADS if (!caps && errno == ENODATA) return Py_BuildValue("(Oi)", Py_None,
+										 0);
+	if (!caps)
+		return os_error();
+	PyObject *text = cap_text(caps);
+	return text ? Py_BuildValue("(NI)", text, cap_get_nsowner(caps)) : NULL;
+}
+
+PyDoc_STRVAR(set_file_doc, "set_file(fd, text, root_id, /)\n--\n\n"
+			   "Set an open file's capabilities; None removes them. Wraps "
+			   "cap_set_fd(3) and cap_set_nsowner(3).");
+
+static PyObject *set_file(PyObject *module, PyObject *args)
+{
+	(void)module;
+	int fd;
+	const char *text;
+	unsigned int root_id;
+	if (!PyArg_ParseTuple(args, "izI:set_file", &fd, &text, &root_id))
+		return NULL;
+	CAPS_OWNED cap_t caps = text ? cap_from_text(text) : NULL;
+	if (text && (!caps || cap_set_nsowner(caps, root_id) < 0))
+		return os_error();
+	int failed;
+	Py_BEGIN_ALLOW_THREADS failed = cap_set_fd(fd, caps);
+	Py_END_ALLOW_THREADS if (failed) return os_error();
+	Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(get_iab_doc, "get_iab(pid, /)\n--\n\n"
+			  "The inheritable, ambient and bounding vectors of a thread, the calling "
+			  "one's for 0. Wraps cap_iab_get_proc(3) and cap_iab_get_pid(3).");
+
+static PyObject *get_iab(PyObject *module, PyObject *args)
+{
+	(void)module;
+	int pid;
+	if (!PyArg_ParseTuple(args, "i:get_iab", &pid))
+		return NULL;
+	errno = 0;
+	CAPS_OWNED cap_iab_t iab = pid ? cap_iab_get_pid(pid) : cap_iab_get_proc();
+	return iab_text(iab);
+}
+
+PyDoc_STRVAR(canonical_doc, "canonical(text, /)\n--\n\n"
+			    "libcap's own spelling of a state. Wraps cap_from_text(3) and "
+			    "cap_to_text(3).");
+
+static PyObject *canonical(PyObject *module, PyObject *args)
+{
+	(void)module;
+	const char *text;
+	if (!PyArg_ParseTuple(args, "s:canonical", &text))
+		return NULL;
+	CAPS_OWNED cap_t caps = cap_from_text(text);
+	return cap_text(caps);
+}
+
+PyDoc_STRVAR(names_doc, "names(/)\n--\n\n"
+			"libcap's name of every bit that a set can hold, a number where it has "
+			"none. Wraps cap_to_name(3).");
+
+static PyObject *names(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	PyObject *result = PyTuple_New(64); /* _LINUX_CAPABILITY_U32S_3 words */
+	for (int cap = 0; result && cap < 64; cap++) {
+		CAPS_OWNED char *name = cap_to_name(cap);
+		PyObject *item = name ? PyUnicode_FromString(name) : os_error();
+		if (!item || PyTuple_SetItem(result, cap, item) < 0)
+			Py_CLEAR(result);
+	}
+	return result;
+}
+
+PyDoc_STRVAR(max_bits_doc, "max_bits(/)\n--\n\n"
+			   "How many capabilities the running kernel has. Wraps cap_max_bits(3).");
+
+static PyObject *max_bits(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	return PyLong_FromLong(cap_max_bits());
+}
+
+#define FUNCTION(name, flags) {#name, name, flags, name##_doc}
+static PyMethodDef methods[] = {
+    FUNCTION(get_process, METH_VARARGS),
+    FUNCTION(set_process, METH_VARARGS),
+    FUNCTION(get_file, METH_VARARGS),
+    FUNCTION(set_file, METH_VARARGS),
+    FUNCTION(get_iab, METH_VARARGS),
+    FUNCTION(canonical, METH_VARARGS),
+    FUNCTION(names, METH_NOARGS),
+    FUNCTION(max_bits, METH_NOARGS),
+    {0},
+};
+
+static PyModuleDef_Slot slots[] = {
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0},
+};
+
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "caps._caps",
+    .m_doc = "Capability state in and out as libcap text.",
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__caps(void)
+{
+	return PyModuleDef_Init(&definition);
+}

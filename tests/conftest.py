@@ -1,0 +1,176 @@
+"""What the tests stand on: real accounts, a directory that all can read, an installed ppy."""
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import caps
+from caps.install import Installation, install, remove
+
+ROOT = Path(__file__).parent.parent
+MUST_RUN = os.environ.get('CAPS_MUST_RUN') == '1'
+
+needs = pytest.mark.needs
+# What it takes to make accounts, mark files and start programs as somebody else.
+needs_root = needs(
+    'cap_chown', 'cap_dac_override', 'cap_fowner', 'cap_setfcap', 'cap_setgid', 'cap_setuid'
+)
+
+
+def pytest_runtest_setup(item):
+    wanted = {name for mark in item.iter_markers('needs') for name in mark.args}
+    missing = caps.CapSet(wanted) - caps.Caps.from_process().effective
+    if missing:
+        (pytest.fail if MUST_RUN else pytest.skip)(f'needs {missing}')
+
+
+def run(*command, account=None, **options):
+    """A command's result as text, as another account where one is given."""
+    if account:
+        options |= {'user': account.uid, 'group': account.gid, 'extra_groups': []}
+    options = {'capture_output': True, 'text': True, 'timeout': 60} | options
+    return subprocess.run([str(word) for word in command], **options)
+
+
+def python(code, *arguments, **options):
+    """Run code in a child, since what it does to its process cannot be undone; its output."""
+    result = run(sys.executable, '-c', code, *arguments, **options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@dataclass
+class Account:
+    name: str
+    uid: int
+    gid: int
+
+
+@pytest.fixture(scope='session')
+def accounts():
+    """Two accounts: a owns scripts, b starts and attacks them."""
+
+    class Accounts:
+        pass
+
+    made = Accounts()
+    names = {letter: f'caps-{letter}-{os.getpid()}' for letter in 'ab'}
+    try:
+        for letter, name in names.items():
+            subprocess.run(['useradd', '--no-create-home', '--user-group', name], check=True)
+            entry = pwd.getpwnam(name)
+            setattr(made, letter, Account(name, entry.pw_uid, entry.pw_gid))
+        yield made
+    finally:
+        for name in names.values():
+            subprocess.run(['userdel', name], check=True)
+
+
+@pytest.fixture(scope='session')
+def world():
+    """A directory of root's that every account can read, on a mount that honours set-uid."""
+    path = Path(tempfile.mkdtemp(prefix='caps-tests-', dir='/var/lib'))
+    path.chmod(0o755)
+    assert not os.statvfs(path).f_flag & os.ST_NOSUID, f'{path} is on a nosuid mount'
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope='session')
+def wheel():
+    wheels = sorted((ROOT / 'build' / 'wheel').glob('*.whl'), key=os.path.getmtime)
+    assert wheels, "no wheel in build/wheel: start the tests with 'make test'"
+    return wheels[-1]
+
+
+@pytest.fixture(scope='session')
+def system_venv(world, wheel):
+    """A virtual environment of the system's Python with our wheel, as a user would make it."""
+    venv = world / 'venv'
+    subprocess.run(['/usr/bin/python3', '-m', 'venv', venv], check=True)
+    pip = [venv / 'bin' / 'pip', 'install', '--quiet', '--no-index', '--no-deps', wheel]
+    subprocess.run(pip, check=True)
+    return venv
+
+
+@dataclass
+class Ppy:
+    """An installed ppy; run() starts a script as an account."""
+
+    mode: str
+    installed: Installation
+
+    @property
+    def path(self):
+        return Path(self.installed.ppy)
+
+    def run(self, script, *arguments, account=None, **options):
+        return run(self.path, script, *arguments, account=account, **options)
+
+    def report(self, script, *arguments, account=None, **options):
+        """What a script made of REPORT says about its process."""
+        result = self.run(script, *arguments, account=account, **options)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+
+MODES = {'file-capabilities': {}, 'set-uid': {'setuid': True}}
+
+
+@pytest.fixture(scope='session', params=MODES)
+def ppy(request, world, system_venv):
+    prefix = world / request.param
+    installed = install(str(system_venv / 'bin' / 'python'), str(prefix), **MODES[request.param])
+    yield Ppy(request.param, installed)
+    remove(str(prefix))
+
+
+# A script that says what it is; its first line is for the shebang test.
+REPORT = """\
+import json, os, sys
+status = dict(line.split(':\\t', 1) for line in open('/proc/self/status') if ':\\t' in line)
+json.dump({
+    'argv': sys.argv, 'executable': sys.executable, 'file': __file__, 'path0': sys.path[0],
+    'uid': os.getresuid(), 'gid': os.getresgid(), 'groups': os.getgroups(),
+    'environ': dict(os.environ), 'umask': os.umask(0o77), 'cwd': os.getcwd(),
+    'descriptors': sorted(int(name) for name in os.listdir('/proc/self/fd'))[:-1],
+    'prefix': sys.prefix,
+    'status': {name: value.strip() for name, value in status.items()},
+    **{short: int(status[name], 16) for short, name in {
+        'inheritable': 'CapInh', 'permitted': 'CapPrm', 'effective': 'CapEff',
+        'bounding': 'CapBnd', 'ambient': 'CapAmb'}.items()},
+}, sys.stdout)
+"""
+
+
+@pytest.fixture
+def scene(world):
+    """A fresh directory of root's below `world`, for one test."""
+    path = Path(tempfile.mkdtemp(prefix='test-', dir=world))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def script(scene, accounts):
+    """A function that makes a script: its text, owner, mode and capabilities (None: unmarked)."""
+
+    def make(text=REPORT, mark='=', *, name='script.py', owner=accounts.a, group=None, mode=0o755):
+        path = scene / name
+        path.write_text(text)
+        os.chown(path, owner.uid, (group or owner).gid)
+        path.chmod(mode)
+        if mark is not None:
+            caps.Caps(mark).apply(path)
+        return path
+
+    return make

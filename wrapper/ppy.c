@@ -1,0 +1,563 @@
+/* ppy starts a marked script as its owner, with the inheritable capabilities of its file and no
+   other privilege. main() reads from top to bottom, all looking is done as the caller, and what
+   is not exactly as it must be ends in must() or refuse(). With -DCHECK_ONLY it is ppy-check. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <linux/securebits.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "capstate.h"
+
+#ifndef CHECK_ONLY
+#define CHECK_ONLY 0
+#endif
+
+enum { REFUSED = 126, NOT_FOUND = 127 };
+enum { FILE_BITS = 64 }; /* what a security.capability attribute can name */
+enum { LOG_AUTHPRIV_INFO = 10 << 3 | 6, LOG_AUTHPRIV_WARNING = 10 << 3 | 4 };
+
+/* The installer fills this in its copy of ppy; volatile, because the compiler sees it empty. */
+static const volatile struct {
+	char magic[16];
+	uint32_t allow_root;
+	char capped[PATH_MAX];
+	char original[PATH_MAX];
+} record = {.magic = {"caps-ppy-record1"}};
+
+static char capped[PATH_MAX];	/* the copy of the interpreter that carries capabilities */
+static char original[PATH_MAX]; /* the interpreter as the script is to see it */
+
+static const char install[] = "caps ppy install";
+static const cap_value_t own[] = {CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_DAC_OVERRIDE};
+static const cap_value_t open_capped = CAP_DAC_OVERRIDE; /* none but root may execute the copy */
+enum { OWN = sizeof own / sizeof *own };
+
+static bool failed; /* in ppy-check, which goes on to the next check */
+static char message[8 * PATH_MAX + 1024];
+
+/* A name as a shell reads it back, so that none can fool the terminal or the admin's paste. */
+static const char *quote(const char *name)
+{
+	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				    "0123456789_./+,:=@%-";
+	static char quoted[4 * PATH_MAX + 4];
+	if (*name && !name[strspn(name, plain)])
+		return name;
+	char *end = stpcpy(quoted, "$'");
+	for (size_t n = 0; name[n] && n < PATH_MAX; n++)
+		end +=
+		    sprintf(end, strchr(plain, name[n]) ? "%c" : "\\x%02x", (unsigned char)name[n]);
+	strcpy(end, "'");
+	return quoted;
+}
+
+/* One message to syslog, which must neither delay nor stop a launch: if it is lost, it is lost. */
+static void log_message(int priority)
+{
+	struct sockaddr_un log = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
+	char header[64];
+	int length = snprintf(header, sizeof header, "<%d>ppy[%d]: from uid %u gid %u: ", priority,
+			      getpid(), getuid(), getgid());
+	struct iovec parts[] = {{header, (size_t)length}, {message, strlen(message)}};
+	struct msghdr datagram = {&log, sizeof log, parts, 2, NULL, 0, 0};
+	CAPS_OPEN int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd >= 0)
+		sendmsg(fd, &datagram, MSG_NOSIGNAL);
+}
+
+static void print_message(int fd, const char *prefix)
+{
+	struct iovec parts[] = {
+	    {(char *)prefix, strlen(prefix)}, {message, strlen(message)}, {"\n", 1}};
+	if (writev(fd, parts, 3) < 0)
+		failed = true;
+}
+
+/* A rule is what must hold of the subject; a mend is the command that makes it hold, and takes
+   the subject as its argument where it ends in a space. */
+static void compose(const char *subject, const char *rule, const char *mend)
+{
+	const char *name = quote(subject);
+	const char *argument = mend && mend[strlen(mend) - 1] == ' ' ? name : "";
+	snprintf(message, sizeof message, "%s: %s%s%s%s", name, rule, mend ? "; mend: " : "",
+		 mend ? mend : "", argument);
+}
+
+static _Noreturn void refuse(int status, const char *subject, const char *rule, const char *mend)
+{
+	compose(subject, rule, mend);
+	print_message(2, CHECK_ONLY ? "REFUSED " : "ppy: ");
+	if (!CHECK_ONLY)
+		log_message(LOG_AUTHPRIV_WARNING);
+	_exit(status);
+}
+
+static _Noreturn void refuse_errno(const char *subject)
+{
+	refuse(REFUSED, subject, strerror(errno), NULL);
+}
+
+static void must(bool holds, const char *subject, const char *rule, const char *mend)
+{
+	if (!CHECK_ONLY && !holds)
+		refuse(REFUSED, subject, rule, mend);
+	if (!CHECK_ONLY)
+		return;
+	failed |= !holds;
+	compose(subject, rule, holds ? NULL : mend);
+	print_message(1, holds ? "ok      " : "REFUSED ");
+}
+
+/* A set-uid program's descriptors 0-2 are whatever the caller left; a closed one would be the
+   next file that is opened. */
+static void tidy_descriptors(void)
+{
+	if (syscall(SYS_close_range, 3U, ~0U, 0) < 0)
+		refuse_errno("close_range(2)");
+	for (int fd = 0; fd <= 2; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+			refuse_errno("/dev/null");
+}
+
+static void read_record(void)
+{
+	for (int n = 0; n < PATH_MAX - 1; n++) {
+		capped[n] = record.capped[n];
+		original[n] = record.original[n];
+	}
+	if (capped[0] != '/' || original[0] != '/')
+		refuse(REFUSED, "ppy", "must have been installed", install);
+}
+
+static const char *check_arguments(int argc, char **argv)
+{
+	if (argc < 2 || !*argv[1] || *argv[1] == '-')
+		refuse(REFUSED, "usage",
+		       CHECK_ONLY ? "ppy-check SCRIPT" : "ppy SCRIPT [ARGUMENT]...", "man ppy");
+	if (strlen(argv[1]) >= PATH_MAX)
+		refuse(REFUSED, "the script's path", strerror(ENAMETOOLONG), NULL);
+	return argv[1];
+}
+
+static bool has(cap_t caps, cap_flag_t set, cap_value_t cap)
+{
+	cap_flag_value_t value = CAP_CLEAR;
+	return cap_get_flag(caps, cap, set, &value) == 0 && value == CAP_SET;
+}
+
+static bool on_nosuid_mount(int fd)
+{
+	struct statvfs mount;
+	return fstatvfs(fd, &mount) < 0 || mount.f_flag & ST_NOSUID;
+}
+
+static void must_have(bool holds, cap_value_t cap, const char *rule, const char *mend)
+{
+	CAPS_OWNED char *name = cap_to_name(cap);
+	must(holds, name ? name : "a capability", rule, mend);
+}
+
+static void check_privilege(void)
+{
+	must(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 0, "no_new_privs",
+	     "must not be set, it keeps every program from privilege (prctl(2))", NULL);
+	const int locks = 0x2aaaaaaa; /* every second bit locks the one below it */
+	int bits = prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
+	must(bits >= 0 && !(bits & (SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP | locks)), "securebits",
+	     "must have neither NOROOT, NO_SETUID_FIXUP nor a lock set (capabilities(7))", NULL);
+	CAPS_OWNED cap_t caps = cap_get_proc();
+	if (!caps)
+		refuse_errno("capget(2)");
+	for (int n = 0; n < OWN; n++) {
+		must_have(cap_get_bound(own[n]) == CAP_SET, own[n],
+			  "must be in the bounding set that ppy is started with", NULL);
+		if (!CHECK_ONLY)
+			must_have(has(caps, CAP_PERMITTED, own[n]), own[n],
+				  "must have been given to ppy, and its mount not be nosuid",
+				  install);
+	}
+}
+
+/* File access is then judged as the caller's own; what is permitted stays for take_privilege. */
+static void act_as_caller(void)
+{
+	CAPS_OWNED cap_t caps = cap_get_proc();
+	if (setegid(getgid()) < 0 || seteuid(getuid()) < 0 || !caps)
+		refuse_errno("seteuid(2)");
+	if (getuid() != 0 && (cap_clear_flag(caps, CAP_EFFECTIVE) < 0 || cap_set_proc(caps) < 0))
+		refuse_errno("capset(2)");
+}
+
+static int open_script(const char *name)
+{
+	int fd = open(name, O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		refuse(errno == ENOENT || errno == ENOTDIR ? NOT_FOUND : REFUSED, name,
+		       strerror(errno), NULL);
+	/* the system call, since glibc's faccessat falls back to guessing from the mode */
+	long denied = syscall(SYS_faccessat2, fd, "", X_OK, AT_EMPTY_PATH);
+	if (denied && errno != EACCES)
+		refuse_errno("faccessat2(2)");
+	must(!denied, name, "must be executable for its caller", "chmod +x ");
+	return fd;
+}
+
+/* The path by which the kernel knows an open file, which is the one that is checked and run. */
+static void locate(int fd, const char *name, char path[PATH_MAX])
+{
+	char buffer[CAPS_FD_PATH];
+	ssize_t length = readlink(caps_fd_path(buffer, fd), path, PATH_MAX);
+	if (length < 0)
+		refuse_errno("/proc");
+	if (length == PATH_MAX || *path != '/')
+		refuse(REFUSED, name, "must have an absolute path below PATH_MAX", NULL);
+	path[length] = '\0';
+}
+
+static bool writable_by_others(const struct stat *st)
+{
+	return st->st_mode & (S_IWGRP | S_IWOTH); /* an ACL's mask is the group's bits */
+}
+
+/* In a sticky directory others cannot rename what the owner has, but could add a module. */
+static void check_directory(int fd, const char *path, uid_t owner, bool has_script)
+{
+	struct stat st;
+	if (fstat(fd, &st) < 0)
+		refuse_errno(path);
+	must(st.st_uid == 0 || st.st_uid == owner, path,
+	     owner ? "must be owned by root or the script's owner" : "must be owned by root",
+	     "chown root ");
+	must(!writable_by_others(&st) || (st.st_mode & S_ISVTX && !has_script), path,
+	     "must not be writable by group or others", "chmod go-w ");
+}
+
+/* Every directory is opened in the one checked before it, so none can be exchanged meanwhile. */
+static void walk_to(const char *path, uid_t owner, const struct stat *expected)
+{
+	char walked[PATH_MAX];
+	strcpy(walked, path);
+	char *name = walked + 1;
+	int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		refuse_errno("/");
+	check_directory(fd, "/", owner, !strchr(name, '/'));
+	for (char *slash; (slash = strchr(name, '/')); name = slash + 1) {
+		*slash = '\0';
+		int next = openat(fd, name, O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC);
+		if (next < 0)
+			refuse_errno(walked);
+		close(fd);
+		fd = next;
+		check_directory(fd, walked, owner, !strchr(slash + 1, '/'));
+		*slash = '/';
+	}
+	struct stat found;
+	if (fstatat(fd, name, &found, AT_SYMLINK_NOFOLLOW) < 0)
+		refuse_errno(path);
+	close(fd);
+	if (expected && (found.st_dev != expected->st_dev || found.st_ino != expected->st_ino))
+		refuse(REFUSED, path, "must be the file that was opened", NULL);
+}
+
+static cap_t read_mark(int fd, const char *path, const char *rule, const char *mend)
+{
+	cap_t mark = caps_get_fd(fd);
+	if (!mark && errno == ENODATA)
+		refuse(REFUSED, path, rule, mend);
+	if (!mark)
+		refuse_errno(path);
+	must(cap_get_nsowner(mark) == 0, path,
+	     "must not have capabilities of a user namespace (a root id)", mend);
+	return mark;
+}
+
+static cap_t check_script(int fd, const char *path, struct stat *st)
+{
+	if (fstat(fd, st) < 0)
+		refuse_errno(path);
+	if (!S_ISREG(st->st_mode))
+		refuse(REFUSED, path, "must be a regular file", NULL);
+	must(!writable_by_others(st), path, "must not be writable by group or others",
+	     "chmod go-w ");
+	must(!on_nosuid_mount(fd), path, "must not be on a nosuid mount (mount(8))", NULL);
+	cap_t mark = read_mark(fd, path, "must be marked with the capabilities it may have",
+			       "setcap CAPABILITIES=i ");
+	must(record.allow_root || (st->st_uid && st->st_gid), path,
+	     "must have an owner and a group other than root, and then be marked anew",
+	     "chown USER:GROUP ");
+	walk_to(path, st->st_uid, st);
+	return mark;
+}
+
+/* A program that is run with privilege is root's alone, and so is the way to it. */
+static int check_program(const char *name, const struct stat *script)
+{
+	int fd = open(name, O_PATH | O_CLOEXEC);
+	struct stat st;
+	if (fd < 0 || fstat(fd, &st) < 0)
+		refuse(REFUSED, name, strerror(errno), install);
+	char path[PATH_MAX];
+	locate(fd, name, path);
+	must(S_ISREG(st.st_mode) && st.st_uid == 0, path, "must be a file that root owns", install);
+	must(!writable_by_others(&st), path, "must not be writable by group or others",
+	     "chmod go-w ");
+	must(st.st_dev != script->st_dev || st.st_ino != script->st_ino, path,
+	     "must not itself be the script", NULL);
+	walk_to(path, 0, &st);
+	return fd;
+}
+
+static void check_programs(const struct stat *script, cap_t mark)
+{
+	CAPS_OPEN int ppy = check_program("/proc/self/exe", script);
+	must(!on_nosuid_mount(ppy), "ppy", "must not be on a nosuid mount (mount(8))", install);
+	CAPS_OPEN int seen = check_program(original, script);
+	walk_to(original, 0,
+		NULL); /* it may be a link: a virtual environment is found by its name */
+	CAPS_OPEN int run = check_program(capped, script);
+	must(!on_nosuid_mount(run), capped, "must not be on a nosuid mount (mount(8))", install);
+	static const char rule[] = "must have inheritable file capabilities and no others";
+	CAPS_OWNED cap_t grant = read_mark(run, capped, rule, install);
+	for (cap_value_t cap = 0; cap < FILE_BITS; cap++) {
+		if (has(grant, CAP_PERMITTED, cap) || has(grant, CAP_EFFECTIVE, cap))
+			refuse(REFUSED, capped, rule, install);
+		if (has(mark, CAP_INHERITABLE, cap))
+			must_have(has(grant, CAP_INHERITABLE, cap), cap,
+				  "must be among those that ppy was installed to give", install);
+	}
+}
+
+static void check_bounding(cap_t mark)
+{
+	for (cap_value_t cap = 0; cap < FILE_BITS; cap++)
+		if (has(mark, CAP_INHERITABLE, cap))
+			must_have(cap_get_bound(cap) == CAP_SET, cap,
+				  "must be in the bounding set that ppy is started with", NULL);
+}
+
+static char *environment[32];
+static char environment_text[4 * PATH_MAX];
+
+static void set_variable(const char *name, const char *value)
+{
+	static size_t count, used;
+	size_t left = sizeof environment_text - used;
+	int length = snprintf(environment_text + used, left, "%s=%s", name, value);
+	if (length < 0 || (size_t)length >= left ||
+	    count == sizeof environment / sizeof *environment - 1)
+		refuse(REFUSED, name, "must fit the environment", NULL);
+	environment[count++] = environment_text + used;
+	used += (size_t)length + 1;
+}
+
+/* What the caller may set names no file and formats nothing: printable, without / and %. */
+static void keep_variable(const char *name)
+{
+	const char *value = getenv(name);
+	bool zone = strcmp(name, "TZ") == 0;
+	if (!value || strlen(value) > 128)
+		return;
+	for (const char *c = value; *c; c++)
+		if (*c <= ' ' || *c > '~' || *c == '%' || (*c == '/' && !zone))
+			return;
+	if (!zone || !(*value == ':' || *value == '/' || strstr(value, "..")))
+		set_variable(name, value);
+}
+
+/* Whether nobody but the owner can plant a file there: Python runs what it finds in ~/.local. */
+static bool is_home(const char *path, uid_t owner)
+{
+	struct stat st;
+	if (stat(path, &st) < 0)
+		return errno == EACCES; /* where the caller cannot look he cannot plant */
+	return S_ISDIR(st.st_mode) && (st.st_uid == owner || st.st_uid == 0) &&
+	       !writable_by_others(&st);
+}
+
+/* From /etc/passwd alone, since other sources of accounts would be code and files of their own. */
+static void set_account(uid_t owner)
+{
+	FILE *accounts = fopen("/etc/passwd", "re");
+	if (!accounts && errno != ENOENT)
+		refuse_errno("/etc/passwd");
+	struct passwd *account = NULL;
+	while (accounts && (account = fgetpwent(accounts)) && account->pw_uid != owner)
+		;
+	const char *home = account ? account->pw_dir : "";
+	set_variable("HOME", *home == '/' && is_home(home, owner) ? home : "/");
+	if (account) {
+		set_variable("USER", account->pw_name);
+		set_variable("LOGNAME", account->pw_name);
+	}
+	if (accounts)
+		fclose(accounts);
+}
+
+static void set_number(const char *name, unsigned int number)
+{
+	char digits[16];
+	snprintf(digits, sizeof digits, "%u", number);
+	set_variable(name, digits);
+}
+
+static void clean_environment(uid_t owner)
+{
+	static const char kept[][20] = {"TERM",	       "COLORTERM",	    "NO_COLOR",
+					"LANG",	       "LANGUAGE",	    "TZ",
+					"LC_ALL",      "LC_ADDRESS",	    "LC_COLLATE",
+					"LC_CTYPE",    "LC_IDENTIFICATION", "LC_MEASUREMENT",
+					"LC_MESSAGES", "LC_MONETARY",	    "LC_NAME",
+					"LC_NUMERIC",  "LC_PAPER",	    "LC_TELEPHONE",
+					"LC_TIME"};
+	for (size_t n = 0; n < sizeof kept / sizeof *kept; n++)
+		keep_variable(kept[n]);
+	set_account(owner);
+	set_variable("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+	set_variable("SHELL", "/bin/sh");
+	set_number("PPY_UID", getuid());
+	set_number("PPY_GID", getgid());
+}
+
+/* What execve(2) would hand on besides the environment and could starve or kill the script. */
+static void clean_process(void)
+{
+	umask(umask(077) | 022);
+	sigset_t none;
+	sigemptyset(&none);
+	const struct itimerval off = {0};
+	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0 || signal(SIGCHLD, SIG_DFL) == SIG_ERR ||
+	    setitimer(ITIMER_REAL, &off, NULL) < 0 || setitimer(ITIMER_VIRTUAL, &off, NULL) < 0 ||
+	    setitimer(ITIMER_PROF, &off, NULL) < 0)
+		refuse_errno("signals and timers");
+}
+
+/* Effective and permitted become `held`, inheritable becomes the mark's (none without one). */
+static cap_t new_state(const cap_value_t *held, int count, cap_t mark)
+{
+	cap_t caps = cap_init();
+	if (!caps || cap_set_flag(caps, CAP_PERMITTED, count, held, CAP_SET) < 0 ||
+	    cap_set_flag(caps, CAP_EFFECTIVE, count, held, CAP_SET) < 0)
+		refuse_errno("cap_init(3)");
+	for (cap_value_t cap = 0; mark && cap < FILE_BITS; cap++)
+		if (has(mark, CAP_INHERITABLE, cap) &&
+		    cap_set_flag(caps, CAP_INHERITABLE, 1, &cap, CAP_SET) < 0)
+			refuse_errno("cap_set_flag(3)");
+	return caps;
+}
+
+static void set_state(const cap_value_t *held, int count, cap_t mark)
+{
+	CAPS_OWNED cap_t caps = new_state(held, count, mark);
+	if (cap_set_proc(caps) < 0)
+		refuse_errno("capset(2)");
+}
+
+/* The order matters: inheritable while the bounding set still has it, groups before the user,
+   the user while capabilities are kept across the change. */
+static void drop_identity(const struct stat *script, cap_t mark)
+{
+	const unsigned long bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_KEEP_CAPS;
+	set_state(own, OWN, NULL); /* makes cap_setpcap effective, which the next one needs */
+	set_state(own, OWN, mark);
+	if (cap_reset_ambient() < 0)
+		refuse_errno("ambient capabilities");
+	for (cap_value_t cap = 0; cap < cap_max_bits(); cap++)
+		if (cap_drop_bound(cap) < 0)
+			refuse_errno("bounding capabilities");
+	if (setgroups(0, NULL) < 0)
+		refuse_errno("setgroups(2)");
+	if (setresgid(script->st_gid, script->st_gid, script->st_gid) < 0)
+		refuse_errno("setresgid(2)");
+	if (prctl(PR_SET_SECUREBITS, bits, 0, 0, 0) < 0)
+		refuse_errno("securebits");
+	if (setresuid(script->st_uid, script->st_uid, script->st_uid) < 0)
+		refuse_errno("setresuid(2)");
+	set_state(&open_capped, 1, mark);
+}
+
+static bool is_state(cap_t mark)
+{
+	CAPS_OWNED cap_t now = cap_get_proc();
+	CAPS_OWNED cap_t wanted = new_state(&open_capped, 1, mark);
+	if (!now || cap_compare(now, wanted) != 0)
+		return false;
+	for (cap_value_t cap = 0; cap < cap_max_bits(); cap++)
+		if (cap_get_bound(cap) != CAP_CLEAR || cap_get_ambient(cap) != CAP_CLEAR)
+			return false;
+	return true;
+}
+
+static void verify(const struct stat *script, cap_t mark, uid_t uid, gid_t gid)
+{
+	uid_t r, e, s, user = script->st_uid;
+	gid_t rg, eg, sg, group = script->st_gid;
+	bool is_owner = getresuid(&r, &e, &s) == 0 && r == user && e == user && s == user &&
+			getresgid(&rg, &eg, &sg) == 0 && rg == group && eg == group &&
+			sg == group && getgroups(0, NULL) == 0;
+	must(is_owner, "ppy", "must have become the script's owner", NULL);
+	must(is_state(mark), "ppy", "must have just the script's capabilities", NULL);
+	bool is_back = (user != 0 && setresuid((uid_t)-1, 0, (uid_t)-1) == 0) ||
+		       (user != uid && setresuid((uid_t)-1, uid, (uid_t)-1) == 0) ||
+		       (group != 0 && setresgid((gid_t)-1, 0, (gid_t)-1) == 0) ||
+		       (group != gid && setresgid((gid_t)-1, gid, (gid_t)-1) == 0);
+	must(!is_back, "ppy", "must not be able to go back", NULL);
+}
+
+static void log_launch(const char *path, const struct stat *script, cap_t mark)
+{
+	CAPS_OWNED char *caps = cap_to_text(mark, NULL);
+	snprintf(message, sizeof message, "launch of %s as uid %u gid %u with %s", quote(path),
+		 script->st_uid, script->st_gid, caps ? caps : "?");
+	log_message(LOG_AUTHPRIV_INFO);
+}
+
+int main(int argc, char **argv)
+{
+	tidy_descriptors();
+	if (argc < 1)
+		return NOT_FOUND;
+	read_record();
+	const char *name = check_arguments(argc, argv);
+	check_privilege();
+	act_as_caller();
+
+	char path[PATH_MAX];
+	struct stat script;
+	int fd = open_script(name);
+	locate(fd, name, path);
+	CAPS_OWNED cap_t mark = check_script(fd, path, &script);
+	check_programs(&script, mark);
+	check_bounding(mark);
+	if (CHECK_ONLY)
+		return failed ? REFUSED : 0;
+	uid_t uid = getuid();
+	gid_t gid = getgid();
+	clean_environment(script.st_uid);
+	clean_process();
+
+	log_launch(path, &script, mark);
+	drop_identity(&script, mark);
+	verify(&script, mark, uid, gid);
+	argv[0] = original;
+	argv[1] = path;
+	execve(capped, argv, environment);
+	refuse(REFUSED, capped, strerror(errno), install);
+}
