@@ -125,15 +125,21 @@ static void must(bool holds, const char *subject, const char *rule, const char *
 	print_message(1, holds ? "ok      " : "REFUSED ");
 }
 
-/* A set-uid program's descriptors 0-2 are whatever the caller left; a closed one would be the
-   next file that is opened. */
+/* Nothing but 0, 1 and 2 goes on, and these are open for what they are for: where the caller closed
+   one, the next file opened would take its place, and glibc puts the wrong end of a device there.
+ */
 static void tidy_descriptors(void)
 {
 	if (syscall(SYS_close_range, 3U, ~0U, 0) < 0)
 		refuse_errno("close_range(2)");
-	for (int fd = 0; fd <= 2; fd++)
-		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+	for (int fd = 0; fd <= 2; fd++) {
+		int flags = fcntl(fd, F_GETFL);
+		if (flags >= 0 && (flags & O_ACCMODE) != (fd == 0 ? O_WRONLY : O_RDONLY))
+			continue;
+		close(fd);
+		if (open("/dev/null", O_RDWR) != fd)
 			refuse_errno("/dev/null");
+	}
 }
 
 static void read_record(void)
@@ -195,7 +201,7 @@ static void check_privilege(void)
 	}
 }
 
-/* File access is then judged as the caller's own; what is permitted stays for take_privilege. */
+/* File access is then judged as the caller's own; what is permitted stays for later. */
 static void act_as_caller(void)
 {
 	CAPS_OWNED cap_t caps = cap_get_proc();
@@ -215,7 +221,8 @@ static int open_script(const char *name)
 	long denied = syscall(SYS_faccessat2, fd, "", X_OK, AT_EMPTY_PATH);
 	if (denied && errno != EACCES)
 		refuse_errno("faccessat2(2)");
-	must(!denied, name, "must be executable for its caller", "chmod +x ");
+	must(!denied, name, "must be executable for its caller, and not on a noexec mount",
+	     "chmod a+x ");
 	return fd;
 }
 
@@ -307,6 +314,14 @@ static cap_t check_script(int fd, const char *path, struct stat *st)
 	return mark;
 }
 
+static void check_bounding(cap_t mark)
+{
+	for (cap_value_t cap = 0; cap < FILE_BITS; cap++)
+		if (has(mark, CAP_INHERITABLE, cap))
+			must_have(cap_get_bound(cap) == CAP_SET, cap,
+				  "must be in the bounding set that ppy is started with", NULL);
+}
+
 /* A program that is run with privilege is root's alone, and so is the way to it. */
 static int check_program(const char *name, const struct stat *script)
 {
@@ -330,8 +345,7 @@ static void check_programs(const struct stat *script, cap_t mark)
 	CAPS_OPEN int ppy = check_program("/proc/self/exe", script);
 	must(!on_nosuid_mount(ppy), "ppy", "must not be on a nosuid mount (mount(8))", install);
 	CAPS_OPEN int seen = check_program(original, script);
-	walk_to(original, 0,
-		NULL); /* it may be a link: a virtual environment is found by its name */
+	walk_to(original, 0, NULL); /* may be a link, by which a virtual environment is found */
 	CAPS_OPEN int run = check_program(capped, script);
 	must(!on_nosuid_mount(run), capped, "must not be on a nosuid mount (mount(8))", install);
 	static const char rule[] = "must have inheritable file capabilities and no others";
@@ -343,14 +357,6 @@ static void check_programs(const struct stat *script, cap_t mark)
 			must_have(has(grant, CAP_INHERITABLE, cap), cap,
 				  "must be among those that ppy was installed to give", install);
 	}
-}
-
-static void check_bounding(cap_t mark)
-{
-	for (cap_value_t cap = 0; cap < FILE_BITS; cap++)
-		if (has(mark, CAP_INHERITABLE, cap))
-			must_have(cap_get_bound(cap) == CAP_SET, cap,
-				  "must be in the bounding set that ppy is started with", NULL);
 }
 
 static char *environment[32];
@@ -523,6 +529,8 @@ static void verify(const struct stat *script, cap_t mark, uid_t uid, gid_t gid)
 
 static void log_launch(const char *path, const struct stat *script, cap_t mark)
 {
+	cap_clear_flag(mark, CAP_PERMITTED);
+	cap_clear_flag(mark, CAP_EFFECTIVE);
 	CAPS_OWNED char *caps = cap_to_text(mark, NULL);
 	snprintf(message, sizeof message, "launch of %s as uid %u gid %u with %s", quote(path),
 		 script->st_uid, script->st_gid, caps ? caps : "?");
@@ -544,8 +552,8 @@ int main(int argc, char **argv)
 	int fd = open_script(name);
 	locate(fd, name, path);
 	CAPS_OWNED cap_t mark = check_script(fd, path, &script);
-	check_programs(&script, mark);
 	check_bounding(mark);
+	check_programs(&script, mark);
 	if (CHECK_ONLY)
 		return failed ? REFUSED : 0;
 	uid_t uid = getuid();
