@@ -20,14 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol, TypeVar
 
+    from caps.process import SecureBits, command, drop, no_new_privs, raised, set_no_new_privs
+
+    securebits: SecureBits
+
     class HasFileno(Protocol):
         def fileno(self) -> int: ...
 
     Result = TypeVar('Result')
+    Key = TypeVar('Key')
+    Value = TypeVar('Value')
     File = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int | HasFileno
     Members = Iterable[str | int]
 
-__all__ = ['CapSet', 'Caps']
+__all__ = [
+    'IAB', 'CapSet', 'Caps', 'SecureBits', 'command', 'drop', 'no_new_privs', 'raised',
+    'securebits', 'set_no_new_privs',
+]  # fmt: skip
 
 _NAMES = _caps.names()
 _BITS: dict[str | int, int] = {name: bit for bit, name in enumerate(_NAMES)}
@@ -196,27 +205,52 @@ class CapSet(MutableSet[str]):
         return self
 
 
+def _spelled(name: str) -> int:
+    """The number of a capability as libcap's text spells it, more strictly than CapSet does."""
+    name = name.lower()
+    if name[:2] == '0x' and name.isalnum():
+        bit = _BITS.get(int(name, 16))
+    elif name.isdigit():
+        bit = _BITS.get(int(name, 8 if name[0] == '0' else 10))
+    else:
+        bit = _BITS.get(name)
+    if bit is None:
+        raise _unknown(name)
+    return bit
+
+
 def _listed(names: str) -> int:
-    """The bits of a clause's list, which libcap spells more strictly than CapSet does."""
     mask = 0
-    for name in names.lower().split(','):
-        if name == 'all':
+    for name in names.split(','):
+        if name.lower() == 'all':
             mask = _ALL  # libcap too forgets the nameless bits before it
-            continue
-        if name[:2] == '0x' and name.isalnum():
-            bit = _BITS.get(int(name, 16))
-        elif name.isdigit():
-            bit = _BITS.get(int(name, 8 if name[0] == '0' else 10))
         else:
-            bit = _BITS.get(name)
-        if bit is None:
-            raise _unknown(name)
-        mask |= 1 << bit
+            mask |= 1 << _spelled(name)
     return mask
+
+
+# A program sees few states, and sees them often: the kernel's two calls take less time than their
+# text takes to read and write.
+_sets_of: dict[str, dict[str, int]] = {}
+_clauses_of: dict[tuple[int, int, int], str] = {}
+
+
+def _remember(memory: 'dict[Key, Value]', key: 'Key', value: 'Value') -> None:
+    if len(memory) >= 64:
+        memory.clear()
+    memory[key] = value
 
 
 def _parse(text: str) -> dict[str, int]:
     """The bits of each set, by its letter; ValueError for what cap_from_text(3) rejects."""
+    sets = _sets_of.get(text)
+    if sets is None:
+        sets = _parse_anew(text)
+        _remember(_sets_of, text, sets)
+    return sets
+
+
+def _parse_anew(text: str) -> dict[str, int]:
     sets = {'e': 0, 'p': 0, 'i': 0}
     for clause in map(bytes.decode, text.encode('ascii').split()):
         names = clause.replace('+', '=').replace('-', '=').partition('=')[0]
@@ -242,6 +276,21 @@ def _parse(text: str) -> dict[str, int]:
     return sets
 
 
+def _parse_iab(text: str) -> dict[str, int]:
+    """The bits of each vector, by its prefix; ValueError for what cap_iab_from_text(3) rejects."""
+    vectors = {'%': 0, '^': 0, '!': 0}
+    *entries, last = text.encode('ascii').decode().split(',')
+    if last.strip('!^%'):  # libcap lets the last one be nothing, or prefixes of nothing
+        entries.append(last)
+    for entry in entries:
+        name = entry.lstrip('!^%')
+        bit = 1 << _spelled(name)
+        for prefix in entry[: -len(name)] or '%':
+            vectors[prefix] |= bit
+    vectors['%'] |= vectors['^']
+    return vectors
+
+
 class _Member:
     """One set of a state; assigning to it replaces its members, never the set itself."""
 
@@ -255,7 +304,37 @@ class _Member:
         getattr(state, self.slot).mask = _mask(members)
 
 
-class Caps:
+class _State:
+    """What a state of named sets can do whichever sets they are."""
+
+    __slots__ = ()
+
+    _sets: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> CapSet:
+        if name not in self._sets:
+            raise KeyError(name)
+        members: CapSet = getattr(self, name)
+        return members
+
+    def __setitem__(self, name: str, members: 'Members') -> None:
+        self[name].mask = _mask(members)
+
+    def __bool__(self) -> bool:
+        return any(self[name] for name in self._sets)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(self[name] == other[name] for name in self._sets)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({str(self)!r})'
+
+
+class Caps(_State):
     """The effective, permitted and inheritable sets of a process or a file; libcap's cap_t.
 
     Each set is a `CapSet`, as an attribute and as an item: ``caps.effective`` is
@@ -268,6 +347,7 @@ class Caps:
     """
 
     __slots__ = ('_effective', '_inheritable', '_permitted', 'marked', 'root_id')
+    _sets = ('effective', 'permitted', 'inheritable')
 
     effective = _Member()
     permitted = _Member()
@@ -292,7 +372,7 @@ class Caps:
         self.root_id = 0
         self.marked = None
         if isinstance(text, Caps):
-            sets = {name[0]: text[name].mask for name in ('effective', 'permitted', 'inheritable')}
+            sets = {name[0]: text[name].mask for name in self._sets}
             self.root_id, self.marked = text.root_id, text.marked
         else:
             try:
@@ -341,22 +421,20 @@ class Caps:
         """
         _on_file(file, lambda fd: _caps.set_file(fd, None, 0), write=True)
 
-    def apply(self, file: 'File | None' = None) -> 'Caps':
+    def apply(self, file: 'File | None' = None, *, all_threads: bool = False) -> 'Caps':
         """Make this the state of the calling thread, or the capabilities of a file.
 
         file: a path (its last part not a symbolic link, as in setcap(8)), a descriptor or a
         file object; it must be readable.  An empty state marks a file with empty sets.
+        all_threads: change every thread of the process, whoever started it, or none.
         Returns self.
-        Raises OSError: for the thread with the rule of capset(2) that was broken, for a file with
-        its name; ValueError, before anything is written, where a file's effective set is neither
-        empty nor all that its other sets have, since a file stores it as one flag
-        (capabilities(7), "File capabilities").
+        Raises OSError: for a thread with the rule of capset(2) that was broken, or with those
+        threads that did not answer, for a file with its name; ValueError, before anything is
+        written, where a file's effective set is neither empty nor all that its other sets have,
+        since a file stores it as one flag (capabilities(7), "File capabilities").
         """
         if file is None:
-            try:
-                _caps.set_process(self._clauses())
-            except OSError as error:
-                raise OSError(error.errno, self._refusal() or error.strerror) from None
+            self._apply_to_process(all_threads)
             return self
         stored = self.permitted | self.inheritable
         if self.effective and self.effective != stored:
@@ -405,58 +483,54 @@ class Caps:
 
     __copy__ = copy
 
-    def __getitem__(self, name: str) -> CapSet:
-        if name not in ('effective', 'permitted', 'inheritable'):
-            raise KeyError(name)
-        return getattr(self, name)  # type: ignore[no-any-return]
-
-    def __setitem__(self, name: str, members: 'Members') -> None:
-        self[name].mask = _mask(members)
-
-    def __bool__(self) -> bool:
-        return bool(self._effective or self._permitted or self._inheritable)
-
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Caps):
-            return NotImplemented
-        return (self._effective, self._permitted, self._inheritable, self.root_id) == (
-            other._effective, other._permitted, other._inheritable, other.root_id
-        )  # fmt: skip
+        same = super().__eq__(other)  # NotImplemented for another class
+        return same if same is not True else self.root_id == getattr(other, 'root_id', None)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __str__(self) -> str:
         return _caps.canonical(self._clauses())
 
-    def __repr__(self) -> str:
-        return f'Caps({str(self)!r})'
-
     def _clauses(self) -> str:
         """Text for libcap: a clause for each combination of sets that some capability is in."""
-        e, p, i = self._effective.mask, self._permitted.mask, self._inheritable.mask
-        clauses = []
-        for flags, mask in (
-            ('e', e & ~p & ~i),
-            ('p', p & ~e & ~i),
-            ('i', i & ~e & ~p),
-            ('ep', e & p & ~i),
-            ('ei', e & i & ~p),
-            ('pi', p & i & ~e),
-            ('epi', e & p & i),
-        ):
-            if mask:
-                clauses.append(f'{CapSet.from_mask(mask)}={flags}')
-        return ' '.join(clauses)
+        e, p, i = key = self._effective.mask, self._permitted.mask, self._inheritable.mask
+        text = _clauses_of.get(key)
+        if text is None:
+            text = ' '.join(
+                f'{CapSet.from_mask(mask)}={flags}'
+                for flags, mask in (
+                    ('e', e & ~p & ~i),
+                    ('p', p & ~e & ~i),
+                    ('i', i & ~e & ~p),
+                    ('ep', e & p & ~i),
+                    ('ei', e & i & ~p),
+                    ('pi', p & i & ~e),
+                    ('epi', e & p & i),
+                )
+                if mask
+            )
+            _remember(_clauses_of, key, text)
+        return text
+
+    def _apply_to_process(self, all_threads: bool) -> None:
+        try:
+            if all_threads:
+                from caps import process
+
+                process.apply(self, all_threads=True)
+            else:
+                _caps.set_process(self._clauses())
+        except OSError as error:
+            raise OSError(error.errno, self._refusal() or error.strerror) from None
 
     def _refusal(self) -> str:
         """Which rule of capset(2) this state breaks in the calling thread, '' for none."""
         now = Caps.from_process()
-        blocked = [name[1:] for name in _caps.get_iab(0).split(',') if name[:1] == '!']
-        bounding = CapSet.all() - [name.lstrip('^%') for name in blocked]
-        raisable = now.inheritable | bounding
+        raisable = now.inheritable | IAB.from_process().bounding
         if 'cap_setpcap' not in now.effective:
             raisable &= now.inheritable | now.permitted
-        for name, extra, rule in (
+        return first_broken(
             ('permitted', self.permitted - now.permitted, 'permitted can only be reduced'),
             ('effective', self.effective - self.permitted, 'only the permitted can be effective'),
             (
@@ -464,10 +538,105 @@ class Caps:
                 self.inheritable - raisable,
                 'it must be in the bounding set and, without cap_setpcap effective, permitted',
             ),
-        ):
-            if extra:
-                return f'{extra} cannot be added to {name}: {rule}; see capset(2)'
-        return ''
+        )
+
+
+def first_broken(*rules: tuple[str, CapSet, str]) -> str:
+    """A sentence for the first set that would get what its rule forbids, '' if none would."""
+    for name, extra, rule in rules:
+        if extra:
+            return f'{extra} cannot be added to {name}: {rule}; see capset(2)'
+    return ''
+
+
+class IAB(_State):
+    """The inheritable, ambient and bounding sets of a process; libcap's cap_iab_t.
+
+    Each set is a `CapSet`, as an attribute and as an item.  ``bounding`` is the bounding set
+    itself: what libcap's text blocks with ``!`` is not in it.
+
+    text: as cap_iab_from_text(3) takes it, or another `IAB` to copy.
+    Raises ValueError for text that libcap rejects.
+
+    >>> iab = IAB('!cap_sys_admin,^cap_net_raw')
+    >>> iab.ambient, 'cap_sys_admin' in iab.bounding
+    (CapSet('cap_net_raw'), False)
+    """
+
+    __slots__ = ('_ambient', '_bounding', '_inheritable')
+    _sets = ('inheritable', 'ambient', 'bounding')
+
+    inheritable = _Member()
+    ambient = _Member()
+    bounding = _Member()
+
+    def __init__(self, text: 'str | IAB' = '') -> None:
+        if isinstance(text, IAB):
+            self._inheritable, self._ambient, self._bounding = (
+                text[name].copy() for name in self._sets
+            )
+            return
+        try:
+            vectors = _parse_iab(text)
+        except ValueError as error:
+            raise ValueError(f'{text!r} is not IAB text: {error}') from None
+        self._inheritable = CapSet.from_mask(vectors['%'])
+        self._ambient = CapSet.from_mask(vectors['^'])
+        self._bounding = CapSet.from_mask(_ALL & ~vectors['!'])
+
+    @classmethod
+    def from_text(cls, text: str) -> 'IAB':
+        """The state that a text describes; ValueError as cap_iab_from_text(3) fails."""
+        return cls(text)
+
+    @classmethod
+    def from_process(cls, pid: int = 0) -> 'IAB':
+        """The state of a process, or of any thread by its id; 0 is the calling thread.
+
+        Raises OSError, ENOENT where there is no such process; see cap_iab_get_pid(3).
+        """
+        try:
+            return cls(_caps.get_iab(pid))
+        except OSError as error:
+            raise OSError(error.errno, f'process {pid}: {error.strerror}') from None
+
+    def apply(self, *, all_threads: bool = False) -> 'IAB':
+        """Make this the state of the calling thread; returns self.
+
+        cap_setpcap is made effective meanwhile where it is permitted, as cap_iab_set_proc(3)
+        does; dropping from bounding needs it.
+        all_threads: change every thread of the process or none; all get the calling thread's
+        effective and permitted sets.
+        Raises OSError with the rule that was broken, before anything is changed, or with those
+        threads that did not answer; see capabilities(7) and prctl(2).
+        """
+        from caps import process
+
+        process.apply(self, all_threads=all_threads)
+        return self
+
+    def copy(self) -> 'IAB':
+        """An independent state with the same sets."""
+        return IAB(self)
+
+    def __str__(self) -> str:
+        blocked = CapSet.from_mask(_ALL & ~self.bounding.mask)
+        return _caps.canonical_iab(
+            ','.join(
+                [f'%{name}' for name in self.inheritable]
+                + [f'^{name}' for name in self.ambient]
+                + [f'!{name}' for name in blocked]
+            )
+        )
+
+
+def __getattr__(name: str) -> 'Any':
+    """What acts on the whole process is loaded when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from caps import process
+
+    return process.SecureBits.from_process() if name == 'securebits' else getattr(process, name)
 
 
 def _on_file(file: 'File', call: 'Callable[[int], Result]', *, write: bool = False) -> 'Result':
@@ -501,7 +670,7 @@ def _reason(error: OSError, write: bool) -> str:
     import errno
 
     if error.errno == errno.EPERM and write:
-        return 'writing capabilities needs cap_setfcap effective'
+        return 'cap_setfcap must be effective, and the file not immutable'
     return {
         errno.EINVAL: 'not a regular file, or its security.capability attribute is malformed',
         errno.ENODATA: 'the file has no capabilities',

@@ -6,7 +6,12 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <linux/capability.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
 #include "capstate.h"
+#include "threads.h"
 
 static PyObject *os_error(void)
 {
@@ -85,11 +90,13 @@ static PyObject *set_file(PyObject *module, PyObject *args)
 	(void)module;
 	int fd;
 	const char *text;
-	unsigned int root_id;
-	if (!PyArg_ParseTuple(args, "izI:set_file", &fd, &text, &root_id))
+	long long root_id;
+	if (!PyArg_ParseTuple(args, "izL:set_file", &fd, &text, &root_id))
 		return NULL;
+	if (root_id < 0 || root_id >= (uid_t)-1)
+		return PyErr_Format(PyExc_OverflowError, "%lld is not a user id", root_id);
 	CAPS_OWNED cap_t caps = text ? cap_from_text(text) : NULL;
-	if (text && (!caps || cap_set_nsowner(caps, root_id) < 0))
+	if (text && (!caps || cap_set_nsowner(caps, (uid_t)root_id) < 0))
 		return os_error();
 	int failed;
 	Py_BEGIN_ALLOW_THREADS failed = cap_set_fd(fd, caps);
@@ -126,6 +133,20 @@ static PyObject *canonical(PyObject *module, PyObject *args)
 	return cap_text(caps);
 }
 
+PyDoc_STRVAR(canonical_iab_doc, "canonical_iab(text, /)\n--\n\n"
+				"libcap's own spelling of three vectors. Wraps "
+				"cap_iab_from_text(3) and cap_iab_to_text(3).");
+
+static PyObject *canonical_iab(PyObject *module, PyObject *args)
+{
+	(void)module;
+	const char *text;
+	if (!PyArg_ParseTuple(args, "s:canonical_iab", &text))
+		return NULL;
+	CAPS_OWNED cap_iab_t iab = cap_iab_from_text(text);
+	return iab_text(iab);
+}
+
 PyDoc_STRVAR(names_doc, "names(/)\n--\n\n"
 			"libcap's name of every bit that a set can hold, a number where it has "
 			"none. Wraps cap_to_name(3).");
@@ -144,6 +165,16 @@ static PyObject *names(PyObject *module, PyObject *unused)
 	return result;
 }
 
+PyDoc_STRVAR(securebits_doc, "securebits(/)\n--\n\n"
+			     "The calling thread's secure bits. Wraps cap_get_secbits(3).");
+
+static PyObject *securebits(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	return PyLong_FromUnsignedLong(cap_get_secbits());
+}
+
 PyDoc_STRVAR(max_bits_doc, "max_bits(/)\n--\n\n"
 			   "How many capabilities the running kernel has. Wraps cap_max_bits(3).");
 
@@ -154,20 +185,106 @@ static PyObject *max_bits(PyObject *module, PyObject *unused)
 	return PyLong_FromLong(cap_max_bits());
 }
 
+/* Fills a call from a tuple of its number and arguments; bytes are passed by their address. */
+static int convert_call(PyObject *tuple, struct call *call)
+{
+	Py_ssize_t size = PyTuple_Check(tuple) ? PyTuple_Size(tuple) : 0;
+	if (size < 1 || size > 6) {
+		PyErr_SetString(PyExc_TypeError, "a call is a tuple of one to six items");
+		return -1;
+	}
+	unsigned long words[6] = {0};
+	for (Py_ssize_t n = 0; n < size; n++) {
+		PyObject *item = PyTuple_GetItem(tuple, n);
+		words[n] = PyBytes_Check(item) ? (unsigned long)PyBytes_AsString(item)
+					       : PyLong_AsUnsignedLongMask(item);
+		if (PyErr_Occurred())
+			return -1;
+	}
+	call->number = (long)words[0];
+	memcpy(call->arguments, words + 1, sizeof call->arguments);
+	return 0;
+}
+
+PyDoc_STRVAR(system_calls_doc,
+	     "system_calls(calls, all_threads, /)\n--\n\n"
+	     "Make calls, tuples of a syscall(2) number and arguments, on this thread or on all. "
+	     "None, or what failed: errno, which call (-1: asking for it), the threads' ids and "
+	     "how many they are.");
+
+static PyObject *system_calls(PyObject *module, PyObject *args)
+{
+	(void)module;
+	PyObject *list;
+	int all_threads;
+	if (!PyArg_ParseTuple(args, "O!p:system_calls", &PyList_Type, &list, &all_threads))
+		return NULL;
+	struct call calls[160];
+	int count = (int)PyList_Size(list);
+	if (count > 160)
+		return PyErr_Format(PyExc_ValueError, "%d calls are too many", count);
+	for (int n = 0; n < count; n++)
+		if (convert_call(PyList_GetItem(list, n), &calls[n]) < 0)
+			return NULL;
+	struct outcome outcome;
+	Py_BEGIN_ALLOW_THREADS outcome = threads_call(calls, count, all_threads);
+	Py_END_ALLOW_THREADS if (!outcome.error) Py_RETURN_NONE;
+	PyObject *threads = PyList_New(0);
+	for (int n = 0; threads && n < outcome.count && n < THREADS_NAMED; n++) {
+		PyObject *thread = PyLong_FromLong(outcome.threads[n]);
+		if (!thread || PyList_Append(threads, thread) < 0)
+			Py_CLEAR(threads);
+		Py_XDECREF(thread);
+	}
+	return threads ? Py_BuildValue("iiNi", outcome.error, outcome.call, threads, outcome.count)
+		       : NULL;
+}
+
 #define FUNCTION(name, flags) {#name, name, flags, name##_doc}
 static PyMethodDef methods[] = {
-    FUNCTION(get_process, METH_VARARGS),
-    FUNCTION(set_process, METH_VARARGS),
-    FUNCTION(get_file, METH_VARARGS),
-    FUNCTION(set_file, METH_VARARGS),
-    FUNCTION(get_iab, METH_VARARGS),
-    FUNCTION(canonical, METH_VARARGS),
-    FUNCTION(names, METH_NOARGS),
-    FUNCTION(max_bits, METH_NOARGS),
-    {0},
+    FUNCTION(get_process, METH_VARARGS),   FUNCTION(set_process, METH_VARARGS),
+    FUNCTION(get_file, METH_VARARGS),	   FUNCTION(set_file, METH_VARARGS),
+    FUNCTION(get_iab, METH_VARARGS),	   FUNCTION(canonical, METH_VARARGS),
+    FUNCTION(canonical_iab, METH_VARARGS), FUNCTION(system_calls, METH_VARARGS),
+    FUNCTION(securebits, METH_NOARGS),	   FUNCTION(names, METH_NOARGS),
+    FUNCTION(max_bits, METH_NOARGS),	   {0},
 };
 
+/* 32-bit kernels keep the narrow ids of old under the plain names. */
+#ifdef SYS_setresuid32
+enum { SETRESUID = SYS_setresuid32, SETRESGID = SYS_setresgid32, SETGROUPS = SYS_setgroups32 };
+#else
+enum { SETRESUID = SYS_setresuid, SETRESGID = SYS_setresgid, SETGROUPS = SYS_setgroups };
+#endif
+
+static int add_constants(PyObject *module)
+{
+	static const struct {
+		const char *name;
+		long value;
+	} constants[] = {
+	    {"CAPSET", SYS_capset},
+	    {"CAPSET_VERSION", _LINUX_CAPABILITY_VERSION_3},
+	    {"PRCTL", SYS_prctl},
+	    {"SETGROUPS", SETGROUPS},
+	    {"SETRESGID", SETRESGID},
+	    {"SETRESUID", SETRESUID},
+	    {"PR_CAPBSET_DROP", PR_CAPBSET_DROP},
+	    {"PR_CAP_AMBIENT", PR_CAP_AMBIENT},
+	    {"PR_CAP_AMBIENT_CLEAR_ALL", PR_CAP_AMBIENT_CLEAR_ALL},
+	    {"PR_CAP_AMBIENT_RAISE", PR_CAP_AMBIENT_RAISE},
+	    {"PR_SET_KEEPCAPS", PR_SET_KEEPCAPS},
+	    {"PR_SET_NO_NEW_PRIVS", PR_SET_NO_NEW_PRIVS},
+	    {"PR_SET_SECUREBITS", PR_SET_SECUREBITS},
+	};
+	for (size_t n = 0; n < sizeof constants / sizeof *constants; n++)
+		if (PyModule_AddIntConstant(module, constants[n].name, constants[n].value) < 0)
+			return -1;
+	return 0;
+}
+
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, add_constants},
 #ifdef Py_mod_multiple_interpreters
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif

@@ -1,0 +1,257 @@
+/* Every thread is asked by a signal to stop in answer(); only when all have come do they make the
+   calls, the asking thread first. No lock of the C library is taken meanwhile, since a stopped
+   thread may hold it. nptl(7) does the same for setuid(2), but only for threads it made. */
+#define _GNU_SOURCE
+#include "threads.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MAX_THREADS = 16384, PATIENCE = 2 /* seconds */ };
+enum { ASKED, CAME, DONE, GONE };
+enum { OPEN, COMMITTED, CANCELLED };
+
+static struct slot {
+	pid_t tid;
+	atomic_int state;
+	int scan; /* the last one that saw the thread */
+	int error, call;
+} slots[MAX_THREADS];
+static int used, scans;
+
+static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+static atomic_int decision;
+static const struct call *agenda;
+static int agenda_length;
+
+static int make_calls(int *failing)
+{
+	for (int n = 0; n < agenda_length; n++) {
+		const unsigned long *a = agenda[n].arguments;
+		if (syscall(agenda[n].number, a[0], a[1], a[2], a[3], a[4]) < 0) {
+			*failing = n;
+			return errno;
+		}
+	}
+	return 0;
+}
+
+static void answer(int signal, siginfo_t *info, void *context)
+{
+	(void)signal;
+	(void)context;
+	int kept = errno;
+	unsigned int n = (unsigned int)info->si_value.sival_int;
+	int asked = ASKED; /* a request that was given up meanwhile is not */
+	if (info->si_code == SI_QUEUE && n < MAX_THREADS && slots[n].tid == syscall(SYS_gettid) &&
+	    atomic_compare_exchange_strong(&slots[n].state, &asked, CAME)) {
+		while (atomic_load(&decision) == OPEN)
+			syscall(SYS_futex, &decision, FUTEX_WAIT_PRIVATE, OPEN, NULL, NULL, 0);
+		slots[n].error = 0;
+		if (atomic_load(&decision) == COMMITTED)
+			slots[n].error = make_calls(&slots[n].call);
+		atomic_store(&slots[n].state, DONE);
+	}
+	errno = kept;
+}
+
+/* A real-time signal that the program does not use. It stays ours, for a thread that blocks it
+   now will get it later and must not die of it. */
+static int claim_signal(void)
+{
+	for (int signal = SIGRTMAX; signal >= SIGRTMIN; signal--) {
+		struct sigaction now, ours = {.sa_sigaction = answer,
+					      .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+		sigfillset(&ours.sa_mask);
+		if (sigaction(signal, NULL, &now) == 0 &&
+		    (now.sa_sigaction == answer || now.sa_handler == SIG_DFL))
+			return sigaction(signal, &ours, NULL) == 0 ? signal : 0;
+	}
+	return 0;
+}
+
+/* The first thread stays listed as a zombie when it has ended; others are gone at once. */
+static bool is_zombie(int tasks, const char *tid)
+{
+	char path[32], stat[64];
+	ssize_t length = -1;
+	int fd = openat(tasks, strcat(strncpy(path, tid, 16), "/stat"), O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		length = read(fd, stat, sizeof stat - 1);
+		close(fd);
+	}
+	stat[length > 0 ? length : 0] = '\0';
+	const char *name_end = strrchr(stat, ')');
+	return name_end && name_end[2] == 'Z';
+}
+
+static void ask(int n, pid_t tid, int signal)
+{
+	siginfo_t info = {.si_code = SI_QUEUE};
+	info.si_pid = getpid();
+	info.si_uid = getuid();
+	info.si_value.sival_int = n;
+	slots[n].tid = tid;
+	atomic_store(&slots[n].state, ASKED);
+	if (syscall(SYS_rt_tgsigqueueinfo, getpid(), tid, signal, &info) < 0 && errno == ESRCH)
+		atomic_store(&slots[n].state, GONE);
+}
+
+/* Looks at one listed thread, and asks it if it was not asked before; true if it is stopped. */
+static bool meet(int tasks, const char *name, pid_t self, int signal)
+{
+	pid_t tid = (pid_t)strtol(name, NULL, 10);
+	if (tid == self || (tid == getpid() && is_zombie(tasks, name)))
+		return true;
+	if (tid <= 0)
+		return false;
+	int n = 0;
+	while (n < used && slots[n].tid != tid)
+		n++;
+	if (n == MAX_THREADS)
+		return false;
+	bool is_new = n == used;
+	used += is_new;
+	slots[n].scan = scans;
+	int state = is_new ? GONE : atomic_load(&slots[n].state);
+	if (state == GONE)
+		ask(n, tid, signal);
+	return state == CAME;
+}
+
+/* 0 if all threads are stopped, ETIMEDOUT while they are not. The listing leaves some out where
+   others end meanwhile, but the links of its directory are two and one for every thread. */
+static int ask_all(pid_t self, int signal)
+{
+	struct entry { /* linux_dirent64 of getdents64(2) */
+		unsigned long long inode, offset;
+		unsigned short length;
+		unsigned char type;
+		char name[];
+	};
+	_Alignas(struct entry) char entries[4096];
+	int tasks = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (tasks < 0)
+		return errno;
+	scans++;
+	unsigned long stopped = 0;
+	long length;
+	while ((length = syscall(SYS_getdents64, tasks, entries, sizeof entries)) > 0)
+		for (long at = 0; at < length;) {
+			const struct entry *entry = (const struct entry *)(entries + at);
+			stopped += meet(tasks, entry->name, self, signal);
+			at += entry->length;
+		}
+	struct stat directory;
+	bool complete = fstat(tasks, &directory) == 0 && directory.st_nlink == 2 + stopped;
+	close(tasks);
+	return complete ? 0 : ETIMEDOUT;
+}
+
+static void pause_for(long nanoseconds)
+{
+	nanosleep(&(struct timespec){.tv_nsec = nanoseconds}, NULL);
+}
+
+static double now(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static void note(struct outcome *outcome, int error, int call, pid_t tid)
+{
+	outcome->error = error;
+	outcome->call = call;
+	if (outcome->count < THREADS_NAMED)
+		outcome->threads[outcome->count] = tid;
+	outcome->count++;
+}
+
+/* Gives up on those who did not come; those who did wait for the decision. */
+static void withdraw(int error, struct outcome *outcome)
+{
+	for (int n = 0; n < used; n++) {
+		int asked = ASKED;
+		if (atomic_compare_exchange_strong(&slots[n].state, &asked, GONE) &&
+		    slots[n].scan == scans)
+			note(outcome, error, -1, slots[n].tid);
+	}
+	outcome->error = error;
+	outcome->call = -1;
+}
+
+static void decide(int verdict, struct outcome *outcome)
+{
+	atomic_store(&decision, verdict);
+	syscall(SYS_futex, &decision, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+	for (int n = 0; n < used; n++) {
+		while (atomic_load(&slots[n].state) == CAME)
+			pause_for(20000);
+		if (atomic_load(&slots[n].state) == DONE && slots[n].error)
+			note(outcome, slots[n].error, slots[n].call, slots[n].tid);
+	}
+}
+
+static void lock(void)
+{
+	pthread_mutex_lock(&one_at_a_time);
+}
+
+static void unlock(void)
+{
+	pthread_mutex_unlock(&one_at_a_time);
+}
+
+/* A child of fork(2) must find neither the lock taken nor a call half made. */
+static void guard_fork(void)
+{
+	pthread_atfork(lock, unlock, unlock);
+}
+
+/* 0 when all other threads have come, else why they have not. */
+static int stop_others(pid_t self)
+{
+	int signal = claim_signal();
+	int error = signal ? ETIMEDOUT : EBUSY;
+	for (double end = now() + PATIENCE; error == ETIMEDOUT && now() < end;) {
+		error = ask_all(self, signal);
+		if (error == ETIMEDOUT)
+			pause_for(100000);
+	}
+	return error;
+}
+
+struct outcome threads_call(const struct call *calls, int count, bool everywhere)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	struct outcome outcome = {0};
+	pthread_once(&once, guard_fork);
+	lock();
+	pid_t self = (pid_t)syscall(SYS_gettid);
+	agenda = calls;
+	agenda_length = count;
+	used = 0;
+	atomic_store(&decision, OPEN);
+	int failing = 0, error = everywhere ? stop_others(self) : 0;
+	if (error)
+		withdraw(error, &outcome);
+	else if ((outcome.error = make_calls(&failing)) != 0)
+		note(&outcome, outcome.error, failing, self);
+	decide(outcome.error ? CANCELLED : COMMITTED, &outcome);
+	unlock();
+	return outcome;
+}

@@ -1,0 +1,28 @@
+/* System calls on every thread of the process, also on those that no library knows of. */
+#ifndef THREADS_H
+#define THREADS_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct call {
+	long number;
+	unsigned long arguments[5];
+};
+
+enum { THREADS_NAMED = 16 };
+
+/* What went wrong, if error is not 0. Where call is -1 nothing was changed: the `count` threads
+   (the first of them in `threads`) did not answer, or with a count of 0 none could be asked;
+   else that call failed on those threads. */
+struct outcome {
+	int error;
+	int call;
+	int count;
+	pid_t threads[THREADS_NAMED];
+};
+
+/* Makes the calls in turn, on this thread or on every one of the process. */
+struct outcome threads_call(const struct call *calls, int count, bool everywhere);
+
+#endif
