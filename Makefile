@@ -6,13 +6,21 @@ C_FILES = $(wildcard ext/*.[ch] wrapper/*.[ch] tests/*.c)
 # Debian's names; on another system their equivalents must be there already.
 PACKAGES = gcc libc6-dev libcap-dev libcap2-bin python3-dev python3-venv acl e2fsprogs
 
-.PHONY: demo test lint dist clean packages
+.PHONY: demo test soak lint doc dist clean
 
 demo: build/installed build/wheel
 	@CAPS=$(BIN)/caps examples/demo.sh
 
 test: build/installed build/wheel
 	$(BIN)/pytest $(TESTS)
+
+soak: build/installed build/wheel
+	CAPS_SOAK=1 $(BIN)/pytest $(TESTS)
+
+doc: build/installed
+	$(BIN)/sphinx-build --quiet --fail-on-warning --builder doctest doc build/doctest
+	$(BIN)/sphinx-build --quiet --fail-on-warning --builder man doc build/man
+	$(BIN)/sphinx-build --quiet --fail-on-warning --builder html doc build/html
 
 lint: build/installed
 	$(BIN)/ruff check
@@ -33,7 +41,7 @@ build/packages: Makefile
 
 build/installed: build/packages $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	$(BIN)/pip install --quiet --editable '.[test,lint,doc]'
 	@touch $@
 
 build/wheel: build/packages $(SOURCES) $(wildcard caps/*.py*)
