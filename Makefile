@@ -9,7 +9,7 @@ PACKAGES = gcc libc6-dev libcap-dev libcap2-bin python3-dev python3-venv acl e2f
 .PHONY: demo test soak lint doc dist clean
 
 demo: build/installed build/wheel
-	@CAPS=$(BIN)/caps examples/demo.sh
+	@CAPS=$(CURDIR)/$(BIN)/caps examples/demo.sh
 
 test: build/installed build/wheel
 	$(BIN)/pytest $(TESTS)

@@ -3,7 +3,7 @@
 set -eu
 cd "$(dirname "$0")"
 exec 2>&1
-caps=../$CAPS
+caps=$CAPS
 
 [ "$(id -u)" = 0 ] || { echo "The demo makes accounts and marks files: sudo make demo"; exit 1; }
 

@@ -1,0 +1,15 @@
+"""Ping a host without being root: needs cap_net_raw and the package aioping.
+
+setcap cap_net_raw=i ping.py; ppy ping.py 127.0.0.1
+"""
+
+import asyncio
+import sys
+
+import aioping
+
+from caps import Caps
+
+Caps.from_process().activate('cap_net_raw').apply()
+delay = asyncio.run(aioping.ping(sys.argv[1], timeout=5))
+print(f'{sys.argv[1]} answered after {delay * 1000:.2f} ms')
