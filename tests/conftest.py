@@ -1,5 +1,6 @@
 """What the tests stand on: real accounts, a directory that all can read, an installed ppy."""
 
+import functools
 import json
 import os
 import pwd
@@ -17,6 +18,7 @@ from caps.install import Installation, install, remove
 
 ROOT = Path(__file__).parent.parent
 MUST_RUN = os.environ.get('CAPS_MUST_RUN') == '1'
+SOAK = 10 if os.environ.get('CAPS_SOAK') == '1' else 1  # how many times as many tries
 
 needs = pytest.mark.needs
 # What it takes to make accounts, mark files and start programs as somebody else.
@@ -107,6 +109,7 @@ class Ppy:
 
     mode: str
     installed: Installation
+    naive = False
 
     @property
     def path(self):
@@ -122,7 +125,48 @@ class Ppy:
         return json.loads(result.stdout)
 
 
+class Naive(Ppy):
+    """The stand-in of tests/naive.c, which ppy would be without its protections."""
+
+    naive = True
+
+    @property
+    def path(self):
+        return self.installed / 'naive'
+
+
 MODES = {'file-capabilities': {}, 'set-uid': {'setuid': True}}
+INTERPRETERS = {'python': '/usr/bin/python3', 'bash': '/bin/bash', 'sh': '/bin/sh'}
+
+
+def make_launcher(mode, program, prefix, **options):
+    """ppy installed in a mode, or the naive one, for an interpreter of the system."""
+    if mode != 'naive':
+        return Ppy(mode, install(program, prefix, **MODES[mode], **options))
+    prefix.mkdir(0o755)
+    naive = Naive(mode, prefix)
+    run('cc', '-fno-builtin', '-o', naive.path, ROOT / 'tests/naive.c', '-lcap', check=True)
+    naive.path.chmod(0o4755)
+    (prefix / 'interpreter').symlink_to(program)
+    return naive
+
+
+@pytest.fixture(scope='session')
+def launch_under(world):
+    """A function from a mode and an interpreter's name to a launcher, each made once."""
+
+    @functools.cache
+    def get(mode, interpreter):
+        prefix = world / f'attacked-{mode}-{interpreter}'
+        return make_launcher(mode, INTERPRETERS[interpreter], prefix)
+
+    return get
+
+
+@pytest.fixture(params=['naive', *MODES])
+def launchers(request, launch_under):
+    """A function from an interpreter's name to a launcher: every attack is tried on three."""
+    return functools.partial(launch_under, request.param)
 
 
 @pytest.fixture(scope='session', params=MODES)
@@ -174,3 +218,35 @@ def script(scene, accounts):
         return path
 
     return make
+
+
+@pytest.fixture
+def den(scene, accounts):
+    """A directory of b's own, from which he attacks."""
+    path = scene / 'den'
+    path.mkdir()
+    os.chown(path, accounts.b.uid, accounts.b.gid)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def loot(scene, accounts):
+    """A file that is there only if the attack was won: none but a and root can make it."""
+    path = scene / 'vault'
+    path.mkdir()
+    os.chown(path, accounts.a.uid, accounts.a.gid)
+    path.chmod(0o755)
+    return path / 'loot'
+
+
+@pytest.fixture
+def hard_links():
+    """Anybody may make a hard link of anything, as before Linux 3.6."""
+    switch = Path('/proc/sys/fs/protected_hardlinks')
+    before = switch.read_text()
+    try:
+        switch.write_text('0')
+        yield
+    finally:
+        switch.write_text(before)

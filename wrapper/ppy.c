@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/keyctl.h>
 #include <linux/securebits.h>
 #include <pwd.h>
 #include <signal.h>
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/statvfs.h>
@@ -49,6 +51,9 @@ static const cap_value_t own[] = {CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_DAC_O
 static const cap_value_t open_capped = CAP_DAC_OVERRIDE; /* none but root may execute the copy */
 enum { OWN = sizeof own / sizeof *own };
 
+static uid_t caller;
+static gid_t caller_group;
+
 static bool failed; /* in ppy-check, which goes on to the next check */
 static char message[8 * PATH_MAX + 1024];
 
@@ -74,7 +79,7 @@ static void log_message(int priority)
 	struct sockaddr_un log = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
 	char header[64];
 	int length = snprintf(header, sizeof header, "<%d>ppy[%d]: from uid %u gid %u: ", priority,
-			      getpid(), getuid(), getgid());
+			      getpid(), caller, caller_group);
 	struct iovec parts[] = {{header, (size_t)length}, {message, strlen(message)}};
 	struct msghdr datagram = {&log, sizeof log, parts, 2, NULL, 0, 0};
 	CAPS_OPEN int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -103,9 +108,11 @@ static void compose(const char *subject, const char *rule, const char *mend)
 static _Noreturn void refuse(int status, const char *subject, const char *rule, const char *mend)
 {
 	compose(subject, rule, mend);
-	print_message(2, CHECK_ONLY ? "REFUSED " : "ppy: ");
-	if (!CHECK_ONLY)
+	if (!CHECK_ONLY) { /* first, since the caller's standard error may be the end of ppy */
+		close(0);  /* and in a place that no limit denies it */
 		log_message(LOG_AUTHPRIV_WARNING);
+	}
+	print_message(2, CHECK_ONLY ? "REFUSED " : "ppy: ");
 	_exit(status);
 }
 
@@ -205,9 +212,9 @@ static void check_privilege(void)
 static void act_as_caller(void)
 {
 	CAPS_OWNED cap_t caps = cap_get_proc();
-	if (setegid(getgid()) < 0 || seteuid(getuid()) < 0 || !caps)
+	if (setegid(caller_group) < 0 || seteuid(caller) < 0 || !caps)
 		refuse_errno("seteuid(2)");
-	if (getuid() != 0 && (cap_clear_flag(caps, CAP_EFFECTIVE) < 0 || cap_set_proc(caps) < 0))
+	if (caller != 0 && (cap_clear_flag(caps, CAP_EFFECTIVE) < 0 || cap_set_proc(caps) < 0))
 		refuse_errno("capset(2)");
 }
 
@@ -243,16 +250,24 @@ static bool writable_by_others(const struct stat *st)
 	return st->st_mode & (S_IWGRP | S_IWOTH); /* an ACL's mask is the group's bits */
 }
 
-/* In a sticky directory others cannot rename what the owner has, but could add a module. */
+/* Whether none but root and the owner can exchange what is in a directory. In a sticky one others
+   cannot rename what is not theirs, but can add to it. */
+static bool is_private(const struct stat *st, uid_t owner, bool may_be_sticky)
+{
+	return (st->st_uid == 0 || st->st_uid == owner) &&
+	       (!writable_by_others(st) || (may_be_sticky && st->st_mode & S_ISVTX));
+}
+
 static void check_directory(int fd, const char *path, uid_t owner, bool has_script)
 {
 	struct stat st;
 	if (fstat(fd, &st) < 0)
 		refuse_errno(path);
-	must(st.st_uid == 0 || st.st_uid == owner, path,
+	bool is_theirs = st.st_uid == 0 || st.st_uid == owner;
+	must(is_theirs, path,
 	     owner ? "must be owned by root or the script's owner" : "must be owned by root",
 	     "chown root ");
-	must(!writable_by_others(&st) || (st.st_mode & S_ISVTX && !has_script), path,
+	must(!is_theirs || is_private(&st, owner, !has_script), path,
 	     "must not be writable by group or others", "chmod go-w ");
 }
 
@@ -388,14 +403,19 @@ static void keep_variable(const char *name)
 		set_variable(name, value);
 }
 
-/* Whether nobody but the owner can plant a file there: Python runs what it finds in ~/.local. */
+/* Python runs what it finds below HOME: that must be as far out of others' reach as the script is.
+   As each directory is private before what it has is looked at, nobody can exchange that. */
 static bool is_home(const char *path, uid_t owner)
 {
-	struct stat st;
-	if (stat(path, &st) < 0)
-		return errno == EACCES; /* where the caller cannot look he cannot plant */
-	return S_ISDIR(st.st_mode) && (st.st_uid == owner || st.st_uid == 0) &&
-	       !writable_by_others(&st);
+	char walked[PATH_MAX];
+	for (const char *end = path; *end;) {
+		struct stat st;
+		end = strchrnul(end + 1, '/');
+		snprintf(walked, sizeof walked, "%.*s", (int)(end - path), path);
+		if (lstat(walked, &st) < 0 || !S_ISDIR(st.st_mode) || !is_private(&st, owner, *end))
+			return false;
+	}
+	return true;
 }
 
 /* From /etc/passwd alone, since other sources of accounts would be code and files of their own. */
@@ -407,8 +427,9 @@ static void set_account(uid_t owner)
 	struct passwd *account = NULL;
 	while (accounts && (account = fgetpwent(accounts)) && account->pw_uid != owner)
 		;
-	const char *home = account ? account->pw_dir : "";
-	set_variable("HOME", *home == '/' && is_home(home, owner) ? home : "/");
+	char home[PATH_MAX];
+	bool has_home = account && realpath(account->pw_dir, home) && is_home(home, owner);
+	set_variable("HOME", has_home ? home : "/");
 	if (account) {
 		set_variable("USER", account->pw_name);
 		set_variable("LOGNAME", account->pw_name);
@@ -438,21 +459,31 @@ static void clean_environment(uid_t owner)
 	set_account(owner);
 	set_variable("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
 	set_variable("SHELL", "/bin/sh");
-	set_number("PPY_UID", getuid());
-	set_number("PPY_GID", getgid());
+	set_number("PPY_UID", caller);
+	set_number("PPY_GID", caller_group);
 }
 
-/* What execve(2) would hand on besides the environment and could starve or kill the script. */
+/* What execve(2) would hand on besides the environment, and could disturb the script. That a user
+   detached it or stopped its terminal's signals (nohup, a job in the background) stays. */
 static void clean_process(void)
 {
-	umask(umask(077) | 022);
-	sigset_t none;
-	sigemptyset(&none);
 	const struct itimerval off = {0};
-	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0 || signal(SIGCHLD, SIG_DFL) == SIG_ERR ||
-	    setitimer(ITIMER_REAL, &off, NULL) < 0 || setitimer(ITIMER_VIRTUAL, &off, NULL) < 0 ||
-	    setitimer(ITIMER_PROF, &off, NULL) < 0)
-		refuse_errno("signals and timers");
+	const unsigned long slack = 50000; /* nanoseconds; prctl(2) has it for the first process */
+	sigset_t kept, none;
+	sigemptyset(&none);
+	sigemptyset(&kept);
+	for (const int *one = (const int[]){SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, 0};
+	     *one; one++)
+		sigaddset(&kept, *one);
+	for (int number = 1; number <= SIGRTMAX; number++)
+		if (!sigismember(&kept, number))
+			signal(number, SIG_DFL);
+	umask(umask(077) | 022);
+	if (setitimer(ITIMER_REAL, &off, NULL) < 0 || setitimer(ITIMER_VIRTUAL, &off, NULL) < 0 ||
+	    setitimer(ITIMER_PROF, &off, NULL) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0 ||
+	    prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) < 0 || personality(PER_LINUX) < 0)
+		refuse_errno("signals, timers and personality");
 }
 
 /* Effective and permitted become `held`, inheritable becomes the mark's (none without one). */
@@ -497,6 +528,9 @@ static void drop_identity(const struct stat *script, cap_t mark)
 	if (setresuid(script->st_uid, script->st_uid, script->st_uid) < 0)
 		refuse_errno("setresuid(2)");
 	set_state(&open_capped, 1, mark);
+	/* a new keyring: where a container forbids this, it forbids finding the caller's keys too
+	 */
+	syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
 }
 
 static bool is_state(cap_t mark)
@@ -511,7 +545,7 @@ static bool is_state(cap_t mark)
 	return true;
 }
 
-static void verify(const struct stat *script, cap_t mark, uid_t uid, gid_t gid)
+static void verify(const struct stat *script, cap_t mark)
 {
 	uid_t r, e, s, user = script->st_uid;
 	gid_t rg, eg, sg, group = script->st_gid;
@@ -520,10 +554,11 @@ static void verify(const struct stat *script, cap_t mark, uid_t uid, gid_t gid)
 			sg == group && getgroups(0, NULL) == 0;
 	must(is_owner, "ppy", "must have become the script's owner", NULL);
 	must(is_state(mark), "ppy", "must have just the script's capabilities", NULL);
-	bool is_back = (user != 0 && setresuid((uid_t)-1, 0, (uid_t)-1) == 0) ||
-		       (user != uid && setresuid((uid_t)-1, uid, (uid_t)-1) == 0) ||
-		       (group != 0 && setresgid((gid_t)-1, 0, (gid_t)-1) == 0) ||
-		       (group != gid && setresgid((gid_t)-1, gid, (gid_t)-1) == 0);
+	bool is_back =
+	    (user != 0 && setresuid((uid_t)-1, 0, (uid_t)-1) == 0) ||
+	    (user != caller && setresuid((uid_t)-1, caller, (uid_t)-1) == 0) ||
+	    (group != 0 && setresgid((gid_t)-1, 0, (gid_t)-1) == 0) ||
+	    (group != caller_group && setresgid((gid_t)-1, caller_group, (gid_t)-1) == 0);
 	must(!is_back, "ppy", "must not be able to go back", NULL);
 }
 
@@ -539,6 +574,8 @@ static void log_launch(const char *path, const struct stat *script, cap_t mark)
 
 int main(int argc, char **argv)
 {
+	caller = getuid();
+	caller_group = getgid();
 	tidy_descriptors();
 	if (argc < 1)
 		return NOT_FOUND;
@@ -556,14 +593,12 @@ int main(int argc, char **argv)
 	check_programs(&script, mark);
 	if (CHECK_ONLY)
 		return failed ? REFUSED : 0;
-	uid_t uid = getuid();
-	gid_t gid = getgid();
 	clean_environment(script.st_uid);
 	clean_process();
 
 	log_launch(path, &script, mark);
 	drop_identity(&script, mark);
-	verify(&script, mark, uid, gid);
+	verify(&script, mark);
 	argv[0] = original;
 	argv[1] = path;
 	execve(capped, argv, environment);

@@ -1,0 +1,101 @@
+"""Races of b against launches: what is looked at is to be what runs, as long as he may try.
+
+b exchanges things in a tight loop while launches run.  The naive launcher must lose each race
+before its tries are over, and ppy must lose none.  CAPS_SOAK=1 makes ten times as many launches.
+"""
+
+import re
+import subprocess
+
+import pytest
+from conftest import SOAK, needs, needs_root, run
+
+pytestmark = needs_root
+
+LAUNCHES = 200 * SOAK
+NAIVE_LAUNCHES = 20_000  # it loses one of the first dozens
+
+# What b does until he is killed.
+EXCHANGE = """
+import ctypes
+libc, here, exchange = ctypes.CDLL(None), -100, 2
+while libc.renameat2(here, b'one', here, b'two', exchange) == 0:
+    pass
+"""
+RELINK = """
+import os
+while True:
+    for target in 'marked', 'planted':
+        os.symlink(f'../{target}/script', 'new')
+        os.rename('new', 'one')
+"""
+REPLACE = RELINK.replace('symlink', 'link')
+
+# The directory in which b does it, how that is laid out, what he launches and whether that is
+# now and then a path to a's script that ppy has nothing against.
+RACES = {
+    'links are exchanged': (
+        *('den', 'ln -s ../marked/script one; ln -s ../planted/script two'),
+        *('{launcher} one', EXCHANGE, True),
+    ),
+    'links are exchanged under a shebang': (
+        *('den', 'ln -s ../marked/script one; ln -s ../planted/script two'),
+        *('./one', EXCHANGE, True),
+    ),
+    'a link is made anew': ('den', 'touch one', '{launcher} one', RELINK, True),
+    'a link and a file are exchanged': (
+        *('den', 'ln -s ../marked/script one; mv ../planted/script two'),
+        *('{launcher} one', EXCHANGE, True),
+    ),
+    'links to directories are exchanged': (
+        *('den', 'ln -s ../marked one; ln -s ../planted two'),
+        *('{launcher} one/script', EXCHANGE, True),
+    ),
+    'a link and a directory are exchanged': (
+        *('den', 'ln -s ../marked one; mv ../planted two'),
+        *('{launcher} one/script', EXCHANGE, True),
+    ),
+    'scripts are renamed': (
+        *('open', 'mv ../marked/script one; mv ../planted/script two'),
+        *('{launcher} one', EXCHANGE, False),
+    ),
+    'directories are renamed': (
+        *('open', 'mv ../marked one; mv ../planted two'),
+        *('{launcher} one/script', EXCHANGE, False),
+    ),
+    'a hard link is made anew': ('den', 'touch one', '{launcher} one', REPLACE, False),
+}
+LOOP = """
+n=0
+while [ $n -lt "$0" ] && ! [ -e "$1" ]; do $2; n=$((n + 1)); done 2>&1
+"""
+
+
+@needs('cap_sys_admin')
+@pytest.mark.parametrize(('place', 'lay', 'command', 'loop', 'launched'), RACES.values(), ids=RACES)
+def test_race_is_lost_when(
+    launchers, script, accounts, scene, den, loot, hard_links, place, lay, command, loop, launched
+):
+    launcher, b = launchers('sh'), accounts.b
+    for name, mode in {'open': 0o777, 'marked': 0o755, 'planted': 0o755}.items():
+        (scene / name).mkdir()
+        (scene / name).chmod(mode)
+    script(f'#!{launcher.path}\necho marked\n', 'cap_kill=i', name='marked/script')
+    script(f': > {loot} && echo planted\n', None, name='planted/script', owner=b)
+    run('sh', '-c', lay, cwd=scene / place, check=True)
+
+    options = {'cwd': scene / place, 'user': b.uid, 'group': b.gid, 'extra_groups': []}
+    tries = NAIVE_LAUNCHES if launcher.naive else LAUNCHES
+    words = [str(tries), str(loot), command.format(launcher=launcher.path)]
+    with subprocess.Popen(['/usr/bin/python3', '-c', loop], **options) as attacker:
+        try:
+            done = run('sh', '-c', LOOP, *words, timeout=60 * SOAK, **options)
+            assert attacker.poll() is None
+        finally:
+            attacker.kill()
+    ran = re.findall('^(marked|planted)$', done.stdout, re.MULTILINE)
+    assert loot.exists() == launcher.naive
+    if not launcher.naive:
+        assert ran.count('planted') == 0
+        assert bool(ran.count('marked')) == launched
+        assert done.stdout.count('\n') >= LAUNCHES
