@@ -34,6 +34,12 @@ def pytest_runtest_setup(item):
         (pytest.fail if MUST_RUN else pytest.skip)(f'needs {missing}')
 
 
+def require(found, package):
+    """Go on only where a program or a module has been found; its package is what to install."""
+    if not found:
+        (pytest.fail if MUST_RUN else pytest.skip)(f'needs {package}')
+
+
 def run(*command, account=None, **options):
     """A command's result as text, as another account where one is given."""
     if account:

@@ -113,7 +113,7 @@ static _Noreturn void refuse(int status, const char *subject, const char *rule, 
 		log_message(LOG_AUTHPRIV_WARNING);
 	}
 	print_message(2, CHECK_ONLY ? "REFUSED " : "ppy: ");
-	_exit(status);
+	_exit(failed ? REFUSED : status);
 }
 
 static _Noreturn void refuse_errno(const char *subject)
@@ -187,6 +187,49 @@ static void must_have(bool holds, cap_value_t cap, const char *rule, const char 
 	must(holds, name ? name : "a capability", rule, mend);
 }
 
+/* The path by which the kernel knows an open file, which is the one that is checked and run. */
+static void locate(int fd, const char *name, char path[PATH_MAX])
+{
+	char buffer[CAPS_FD_PATH];
+	ssize_t length = readlink(caps_fd_path(buffer, fd), path, PATH_MAX);
+	if (length < 0)
+		refuse_errno("/proc");
+	if (length == PATH_MAX || *path != '/')
+		refuse(REFUSED, name, "must have an absolute path below PATH_MAX", NULL);
+	path[length] = '\0';
+}
+
+/* ppy's own program: for ppy-check the one beside it. */
+static int open_ppy(char path[PATH_MAX])
+{
+	CAPS_OPEN int running = open("/proc/self/exe", O_PATH | O_CLOEXEC);
+	if (running < 0)
+		refuse_errno("/proc/self/exe");
+	locate(running, "ppy", path);
+	char *suffix = strrchr(path, '-');
+	if (CHECK_ONLY && suffix && strcmp(suffix, "-check") == 0)
+		*suffix = '\0';
+	int fd = open(CHECK_ONLY ? path : "/proc/self/exe", O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		refuse(REFUSED, path, strerror(errno), install);
+	return fd;
+}
+
+/* What ppy has, or for ppy-check what it would have. */
+static cap_t own_state(void)
+{
+	if (!CHECK_ONLY)
+		return cap_get_proc();
+	char path[PATH_MAX];
+	struct stat st;
+	CAPS_OPEN int fd = open_ppy(path);
+	cap_t caps = caps_get_fd(fd);
+	if (!caps && (caps = cap_init()) && fstat(fd, &st) == 0 && st.st_uid == 0 &&
+	    st.st_mode & S_ISUID)
+		cap_set_flag(caps, CAP_PERMITTED, OWN, own, CAP_SET);
+	return caps;
+}
+
 static void check_privilege(void)
 {
 	must(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 0, "no_new_privs",
@@ -195,16 +238,14 @@ static void check_privilege(void)
 	int bits = prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
 	must(bits >= 0 && !(bits & (SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP | locks)), "securebits",
 	     "must have neither NOROOT, NO_SETUID_FIXUP nor a lock set (capabilities(7))", NULL);
-	CAPS_OWNED cap_t caps = cap_get_proc();
+	CAPS_OWNED cap_t caps = own_state();
 	if (!caps)
 		refuse_errno("capget(2)");
 	for (int n = 0; n < OWN; n++) {
 		must_have(cap_get_bound(own[n]) == CAP_SET, own[n],
 			  "must be in the bounding set that ppy is started with", NULL);
-		if (!CHECK_ONLY)
-			must_have(has(caps, CAP_PERMITTED, own[n]), own[n],
-				  "must have been given to ppy, and its mount not be nosuid",
-				  install);
+		must_have(has(caps, CAP_PERMITTED, own[n]), own[n],
+			  "must have been given to ppy, and its mount not be nosuid", install);
 	}
 }
 
@@ -233,42 +274,32 @@ static int open_script(const char *name)
 	return fd;
 }
 
-/* The path by which the kernel knows an open file, which is the one that is checked and run. */
-static void locate(int fd, const char *name, char path[PATH_MAX])
-{
-	char buffer[CAPS_FD_PATH];
-	ssize_t length = readlink(caps_fd_path(buffer, fd), path, PATH_MAX);
-	if (length < 0)
-		refuse_errno("/proc");
-	if (length == PATH_MAX || *path != '/')
-		refuse(REFUSED, name, "must have an absolute path below PATH_MAX", NULL);
-	path[length] = '\0';
-}
-
 static bool writable_by_others(const struct stat *st)
 {
 	return st->st_mode & (S_IWGRP | S_IWOTH); /* an ACL's mask is the group's bits */
 }
 
-/* Whether none but root and the owner can exchange what is in a directory. In a sticky one others
-   cannot rename what is not theirs, but can add to it. */
-static bool is_private(const struct stat *st, uid_t owner, bool may_be_sticky)
+static bool is_theirs(const struct stat *st, uid_t owner)
 {
-	return (st->st_uid == 0 || st->st_uid == owner) &&
-	       (!writable_by_others(st) || (may_be_sticky && st->st_mode & S_ISVTX));
+	return st->st_uid == 0 || st->st_uid == owner;
 }
 
-static void check_directory(int fd, const char *path, uid_t owner, bool has_script)
+/* In a sticky directory others cannot rename what is not theirs, but can add to it. */
+static bool is_closed(const struct stat *st, bool is_last)
+{
+	return !writable_by_others(st) || (st->st_mode & S_ISVTX && !is_last);
+}
+
+static void check_directory(int fd, const char *path, uid_t owner, bool is_last)
 {
 	struct stat st;
 	if (fstat(fd, &st) < 0)
 		refuse_errno(path);
-	bool is_theirs = st.st_uid == 0 || st.st_uid == owner;
-	must(is_theirs, path,
+	must(is_theirs(&st, owner), path,
 	     owner ? "must be owned by root or the script's owner" : "must be owned by root",
 	     "chown root ");
-	must(!is_theirs || is_private(&st, owner, !has_script), path,
-	     "must not be writable by group or others", "chmod go-w ");
+	must(is_closed(&st, is_last), path, "must not be writable by group or others",
+	     "chmod go-w ");
 }
 
 /* Every directory is opened in the one checked before it, so none can be exchanged meanwhile. */
@@ -302,10 +333,12 @@ static void walk_to(const char *path, uid_t owner, const struct stat *expected)
 static cap_t read_mark(int fd, const char *path, const char *rule, const char *mend)
 {
 	cap_t mark = caps_get_fd(fd);
-	if (!mark && errno == ENODATA)
-		refuse(REFUSED, path, rule, mend);
-	if (!mark)
+	bool is_marked = mark || errno != ENODATA;
+	if (!mark && is_marked)
 		refuse_errno(path);
+	must(is_marked, path, rule, mend);
+	if (!mark && !(mark = cap_init())) /* only ppy-check goes on without one */
+		refuse_errno("cap_init(3)");
 	must(cap_get_nsowner(mark) == 0, path,
 	     "must not have capabilities of a user namespace (a root id)", mend);
 	return mark;
@@ -338,13 +371,12 @@ static void check_bounding(cap_t mark)
 }
 
 /* A program that is run with privilege is root's alone, and so is the way to it. */
-static int check_program(const char *name, const struct stat *script)
+static void check_program(int fd, const char *name, const struct stat *script)
 {
-	int fd = open(name, O_PATH | O_CLOEXEC);
 	struct stat st;
+	char path[PATH_MAX];
 	if (fd < 0 || fstat(fd, &st) < 0)
 		refuse(REFUSED, name, strerror(errno), install);
-	char path[PATH_MAX];
 	locate(fd, name, path);
 	must(S_ISREG(st.st_mode) && st.st_uid == 0, path, "must be a file that root owns", install);
 	must(!writable_by_others(&st), path, "must not be writable by group or others",
@@ -352,22 +384,26 @@ static int check_program(const char *name, const struct stat *script)
 	must(st.st_dev != script->st_dev || st.st_ino != script->st_ino, path,
 	     "must not itself be the script", NULL);
 	walk_to(path, 0, &st);
-	return fd;
 }
 
 static void check_programs(const struct stat *script, cap_t mark)
 {
-	CAPS_OPEN int ppy = check_program("/proc/self/exe", script);
-	must(!on_nosuid_mount(ppy), "ppy", "must not be on a nosuid mount (mount(8))", install);
-	CAPS_OPEN int seen = check_program(original, script);
+	static const char suid_rule[] = "must not be on a nosuid mount (mount(8))";
+	static const char mark_rule[] = "must have inheritable file capabilities and no others";
+	char path[PATH_MAX];
+	CAPS_OPEN int ppy = open_ppy(path);
+	check_program(ppy, path, script);
+	must(!on_nosuid_mount(ppy), path, suid_rule, install);
+	CAPS_OPEN int seen = open(original, O_PATH | O_CLOEXEC);
+	check_program(seen, original, script);
 	walk_to(original, 0, NULL); /* may be a link, by which a virtual environment is found */
-	CAPS_OPEN int run = check_program(capped, script);
-	must(!on_nosuid_mount(run), capped, "must not be on a nosuid mount (mount(8))", install);
-	static const char rule[] = "must have inheritable file capabilities and no others";
-	CAPS_OWNED cap_t grant = read_mark(run, capped, rule, install);
+	CAPS_OPEN int run = open(capped, O_PATH | O_CLOEXEC);
+	check_program(run, capped, script);
+	must(!on_nosuid_mount(run), capped, suid_rule, install);
+	CAPS_OWNED cap_t grant = read_mark(run, capped, mark_rule, install);
 	for (cap_value_t cap = 0; cap < FILE_BITS; cap++) {
 		if (has(grant, CAP_PERMITTED, cap) || has(grant, CAP_EFFECTIVE, cap))
-			refuse(REFUSED, capped, rule, install);
+			refuse(REFUSED, capped, mark_rule, install);
 		if (has(mark, CAP_INHERITABLE, cap))
 			must_have(has(grant, CAP_INHERITABLE, cap), cap,
 				  "must be among those that ppy was installed to give", install);
@@ -404,7 +440,7 @@ static void keep_variable(const char *name)
 }
 
 /* Python runs what it finds below HOME: that must be as far out of others' reach as the script is.
-   As each directory is private before what it has is looked at, nobody can exchange that. */
+   As each directory is closed before what it has is looked at, nobody can exchange that. */
 static bool is_home(const char *path, uid_t owner)
 {
 	char walked[PATH_MAX];
@@ -412,7 +448,8 @@ static bool is_home(const char *path, uid_t owner)
 		struct stat st;
 		end = strchrnul(end + 1, '/');
 		snprintf(walked, sizeof walked, "%.*s", (int)(end - path), path);
-		if (lstat(walked, &st) < 0 || !S_ISDIR(st.st_mode) || !is_private(&st, owner, *end))
+		if (lstat(walked, &st) < 0 || !S_ISDIR(st.st_mode) || !is_theirs(&st, owner) ||
+		    !is_closed(&st, !*end))
 			return false;
 	}
 	return true;

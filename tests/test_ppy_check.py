@@ -1,0 +1,292 @@
+"""ppy-check says what ppy would do, and why, without any privilege."""
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import MODES, ROOT, Ppy, needs, needs_root, run
+
+from caps import Caps
+from caps.install import install
+
+pytestmark = needs_root
+
+OK, REFUSED = 'ok      ', 'REFUSED '
+
+
+def check(ppy, *arguments, before=(), **options):
+    """What ppy-check says, started as ppy would be."""
+    return run(*before, f'{ppy.path}-check', *arguments, **options)
+
+
+def verdicts(done):
+    """The lines of ppy-check, each without its verdict, in two lists: what holds, what does not."""
+    lines = (done.stdout + done.stderr).splitlines()
+    assert all(line.startswith((OK, REFUSED)) for line in lines), lines
+    return tuple([line[8:] for line in lines if line.startswith(word)] for word in (OK, REFUSED))
+
+
+def assert_as_ppy(ppy, *arguments, status, **options):
+    """ppy-check ends as ppy does, and what ppy says is among what ppy-check says is refused."""
+    before = options.pop('before', ())
+    launched = run(*before, ppy.path, *arguments, **options)
+    checked = check(ppy, *arguments, before=before, **options)
+    holds, refused = verdicts(checked)
+    assert (launched.returncode, checked.returncode) == (status, status), launched.stderr
+    if status:
+        said = launched.stderr.removeprefix('ppy: ').strip()
+        assert refused
+        if not said.startswith('setpriv: failed to execute'):  # the kernel's own refusal
+            assert said in refused
+    else:
+        assert (launched.stderr, refused) == ('', [])
+        assert len(holds) > 20
+    return holds, refused
+
+
+# ---- The script ----
+
+
+class Scene:
+    """A script in a directory of its owner's, and what can be wrong with the two."""
+
+    def __init__(self, scene, script, accounts, ppy):
+        self.here, self.accounts, self.ppy = scene, accounts, ppy
+        self.script = script('', 'cap_net_raw=i')
+        self.before = ['setpriv', '--reuid', accounts.b.uid, '--regid', accounts.b.gid]
+        self.before += ['--clear-groups']
+        self.arguments = [self.script]
+
+    def mode(self, mode, path=None):
+        (path or self.script).chmod(mode)
+
+    def owner(self, uid, gid, path=None):
+        mark = None if path else Caps.from_file(self.script)
+        os.chown(path or self.script, uid, gid)
+        if mark:
+            mark.apply(self.script)
+
+    def mark(self, text, root_id=0):
+        caps = Caps(text)
+        caps.root_id = root_id
+        caps.apply(self.script)
+
+    def name(self, *names):
+        self.arguments = names
+
+    def rename(self, name):
+        self.arguments = [self.script.rename(self.here / name)]
+
+    def special(self, kind):
+        os.mknod(self.here / 'special', 0o755 | kind)
+        self.arguments = [self.here / 'special']
+
+    def caller(self, *options):
+        self.before += options
+
+
+GOOD = {
+    'as it should be': lambda it: None,
+    'without a capability': lambda it: it.mark('='),
+    'in a directory of its owner': lambda it: it.owner(it.accounts.a.uid, 0, it.here),
+    'by a link': lambda it: it.name(os.symlink('script.py', it.here / 'link') or it.here / 'link'),
+    'with a hostile name': lambda it: it.rename("\n'\x1b[m\udcff"),
+}
+ABSENT = {
+    'absent': lambda it: it.name(it.here / 'absent'),
+    'below a file': lambda it: it.name(it.script / 'below'),
+    'a dangling link': lambda it: it.name(os.symlink('x', it.here / 'y') or it.here / 'y'),
+    'absent, with a hostile name': lambda it: it.name(it.here / "\n'\x1b[m\udcff"),
+}
+WRONG = {
+    'unmarked': lambda it: Caps.remove(it.script),
+    'of a user namespace': lambda it: it.mark('cap_net_raw=i', 1000),
+    'writable by its group': lambda it: it.mode(0o775),
+    'writable by others': lambda it: it.mode(0o757),
+    'not executable': lambda it: it.mode(0o644),
+    'not executable for its caller': lambda it: it.mode(0o744),
+    "root's": lambda it: it.owner(0, it.accounts.a.gid),
+    "root's group's": lambda it: it.owner(it.accounts.a.uid, 0),
+    'in a closed directory': lambda it: it.mode(0o700, it.here),
+    'in a writable directory': lambda it: it.mode(0o757, it.here),
+    'in a sticky directory': lambda it: it.mode(0o1777, it.here),
+    "in another's directory": lambda it: it.owner(it.accounts.b.uid, 0, it.here),
+    'a directory': lambda it: it.name(it.here),
+    'a FIFO': lambda it: it.special(stat.S_IFIFO),
+    'a socket': lambda it: it.special(stat.S_IFSOCK),
+    'a device': lambda it: it.name('/dev/null'),
+    'ppy': lambda it: it.name(it.ppy.path),
+    'the interpreter': lambda it: it.name(it.ppy.installed.original),
+    'its capped copy': lambda it: it.name(it.ppy.installed.capped),
+    'a long name': lambda it: it.name('x/' * 5000),
+    'a link to itself': lambda it: it.name(os.symlink('z', it.here / 'z') or it.here / 'z'),
+    'more than the bounding set': lambda it: it.caller('--bounding-set=-net_raw'),
+    'without the bounding set': lambda it: it.caller('--bounding-set=-all'),
+    'under no_new_privs': lambda it: it.caller('--no-new-privs'),
+    'under securebits': lambda it: it.caller('--securebits=+noroot'),
+    'absent, under no_new_privs': lambda it: (it.name('/absent'), it.caller('--no-new-privs')),
+}
+SCENES = {
+    **{name: (arrange, 0) for name, arrange in GOOD.items()},
+    **{name: (arrange, 127) for name, arrange in ABSENT.items()},
+    **{name: (arrange, 126) for name, arrange in WRONG.items()},
+}
+
+
+@needs('cap_setpcap')
+@pytest.mark.parametrize(('arrange', 'status'), SCENES.values(), ids=SCENES)
+def test_ppy_check_ends_as_ppy_does(scene, script, accounts, ppy, arrange, status):
+    it = Scene(scene, script, accounts, ppy)
+    arrange(it)
+    assert_as_ppy(ppy, *it.arguments, before=it.before, status=status)
+
+
+@needs('cap_sys_admin')
+@pytest.mark.parametrize(('options', 'status'), [('nosuid', 126), ('noexec', 126), ('nodev', 0)])
+def test_ppy_check_sees_the_mount_as_ppy_does(scene, script, accounts, ppy, options, status):
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', f'{options},mode=755', 'none', scene], check=True)
+    try:
+        assert_as_ppy(ppy, script('', 'cap_net_raw=i'), account=accounts.b, status=status)
+    finally:
+        subprocess.run(['umount', scene], check=True)
+
+
+@pytest.mark.parametrize('arguments', [[], [''], ['-c'], ['--help']])
+def test_ppy_check_wants_a_script(accounts, ppy, arguments):
+    for name, prefix in ('', 'ppy: '), ('-check', 'REFUSED '):
+        done = run(f'{ppy.path}{name}', *arguments, account=accounts.b)
+        assert (done.returncode, done.stdout) == (126, '')
+        assert done.stderr.startswith(f'{prefix}usage: ppy{name} SCRIPT')
+
+
+def test_ppy_check_sees_what_its_caller_can_do(scene, script, accounts, ppy):
+    path = script('', 'cap_net_raw=i', mode=0o744)
+    assert_as_ppy(ppy, path, account=accounts.a, status=0)
+    assert_as_ppy(ppy, path, account=accounts.b, status=126)
+
+
+@pytest.mark.parametrize('marked', [True, False], ids=['marked', 'unmarked'])
+def test_ppy_check_shows_all_that_is_wrong_at_once(scene, script, accounts, ppy, marked):
+    it = Scene(scene, script, accounts, ppy)
+    it.owner(0, 0)
+    it.mark('cap_net_raw,cap_kill=i', root_id=1000)
+    it.mode(0o666)
+    it.owner(accounts.b.uid, accounts.b.gid, scene)
+    it.mode(0o775, scene)
+    it.caller('--bounding-set=-kill,-net_raw', '--no-new-privs')
+    if not marked:
+        Caps.remove(it.script)
+    _, refused = assert_as_ppy(ppy, it.script, before=it.before, status=126)
+    rules = [line.split('; mend: ')[0] for line in refused]
+    of_the_mark = [
+        f'{it.script}: must not have capabilities of a user namespace (a root id)',
+        f'{it.script}: must have an owner and a group other than root, and then be marked anew',
+        f'{scene}: must be owned by root',
+        f'{scene}: must not be writable by group or others',
+        'cap_kill: must be in the bounding set that ppy is started with',
+        'cap_net_raw: must be in the bounding set that ppy is started with',
+    ]
+    without = [f'{it.script}: must be marked with the capabilities it may have', *of_the_mark[1:4]]
+    assert rules == [
+        'no_new_privs: must not be set, it keeps every program from privilege (prctl(2))',
+        f'{it.script}: must be executable for its caller, and not on a noexec mount',
+        f'{it.script}: must not be writable by group or others',
+        *(of_the_mark if marked else without),
+    ]
+
+
+def test_each_mend_mends(scene, script, accounts, ppy):
+    it = Scene(scene, script, accounts, ppy)
+    it.owner(0, 0)
+    it.mode(0o666)
+    it.owner(accounts.b.uid, accounts.b.gid, scene)
+    it.mode(0o775, scene)
+    os.removexattr(it.script, 'security.capability')
+    names = {'USER:GROUP': f'{accounts.a.uid}:{accounts.a.gid}', 'CAPABILITIES': 'cap_net_raw'}
+    for _ in range(9):
+        _, refused = verdicts(check(ppy, it.script, account=accounts.b))
+        for line in refused:
+            mend = line.split('; mend: ')[1]
+            for name, value in names.items():
+                mend = mend.replace(name, value)
+            run('bash', '-c', mend, check=True)
+        if not refused:
+            break
+    assert_as_ppy(ppy, it.script, account=accounts.b, status=0)
+
+
+def test_ppy_check_has_no_privilege_and_needs_none(script, accounts, ppy):
+    program = Path(f'{ppy.path}-check')
+    assert stat.S_IMODE(program.stat().st_mode) == 0o755
+    assert not Caps.from_file(program).marked
+    check(ppy, script('', 'cap_net_raw=i'), account=accounts.b, check=True)
+
+
+def test_a_check_that_cannot_be_read_is_no_success(script, accounts, ppy):
+    with open('/dev/full', 'w') as full:
+        done = check(ppy, script('', '='), account=accounts.b, capture_output=False, stdout=full)
+    assert done.returncode == 126
+
+
+# ---- The installation ----
+
+
+@pytest.fixture(params=MODES)
+def own(request, scene):
+    """A ppy with an interpreter of its own, for one test to damage."""
+    shutil.copy('/bin/sh', scene / 'interpreter')
+    options = {'allow': 'cap_net_raw'} | MODES[request.param]
+    return Ppy(request.param, install(scene / 'interpreter', scene / 'prefix', **options))
+
+
+def lose_privilege(ppy):
+    ppy.path.chmod(0o755)
+    if Caps.from_file(ppy.path).marked:
+        Caps.remove(ppy.path)
+
+
+DAMAGES = {
+    'ppy has lost its privilege': lose_privilege,
+    'ppy is writable': lambda it: it.path.chmod(it.path.stat().st_mode | 0o020),
+    'ppy is in a writable directory': lambda it: it.path.parent.chmod(0o775),
+    'capped copy is gone': lambda it: os.unlink(it.installed.capped),
+    'capped copy is unmarked': lambda it: Caps.remove(it.installed.capped),
+    'capped copy has more': lambda it: Caps('cap_kill=p').apply(it.installed.capped),
+    'capped copy is writable': lambda it: os.chmod(it.installed.capped, 0o720),
+    'interpreter is gone': lambda it: os.unlink(it.installed.original),
+    "interpreter is another's": lambda it: os.chown(it.installed.original, 1, 1),
+    'interpreter is writable': lambda it: os.chmod(it.installed.original, 0o757),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES.values(), ids=DAMAGES)
+def test_ppy_check_sees_a_damaged_installation(own, script, accounts, damage):
+    path = script('', 'cap_net_raw=i')
+    assert_as_ppy(own, path, account=accounts.b, status=0)
+    damage(own)
+    assert_as_ppy(own, path, account=accounts.b, status=126)
+
+
+def test_ppy_check_knows_what_ppy_was_installed_to_give(own, script, accounts):
+    path = script('', 'cap_kill,cap_net_raw=i')
+    _, refused = assert_as_ppy(own, path, account=accounts.b, status=126)
+    assert len(refused) == 1
+    assert refused[0].startswith('cap_kill: must be among those that ppy was installed to give')
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_ppy_check_refuses_ppy_itself_where_root_may_own_scripts(scene, accounts, mode):
+    installed = install('/bin/sh', scene / 'prefix', allow_root=True, **MODES[mode])
+    ppy = Ppy(mode, installed)
+    for name in (ppy.path, installed.original, installed.capped):
+        assert_as_ppy(ppy, name, account=accounts.b, status=126)
+
+
+def test_ppy_check_that_is_not_installed_says_so(accounts, scene):
+    program = shutil.copy(ROOT / 'caps' / 'ppy-check', scene)
+    done = run(program, '/bin/sh', account=accounts.b)
+    assert (done.returncode, done.stdout) == (126, '')
+    assert done.stderr == 'REFUSED ppy: must have been installed; mend: caps ppy install\n'
