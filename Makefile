@@ -4,7 +4,8 @@ SOURCES = setup.py pyproject.toml $(wildcard ext/* wrapper/*)
 C_FILES = $(wildcard ext/*.[ch] wrapper/*.[ch] tests/*.c)
 # Debian's names; on another system their equivalents must be there already.
 PACKAGES = gcc libc6-dev libcap-dev libcap2-bin passwd python3-dev python3-venv util-linux
-TEST_PACKAGES = acl bubblewrap clang e2fsprogs libclang-rt-dev python3-cap-ng valgrind
+TEST_PACKAGES = acl bubblewrap clang e2fsprogs fish libcap-ng-utils libclang-rt-dev \
+    python3-cap-ng valgrind zsh
 
 .PHONY: demo test soak differential lint doc dist clean
 
@@ -54,7 +55,7 @@ build/test-packages: Makefile
 
 build/installed: build/packages $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv build/venv
-	$(BIN)/pip install --quiet --editable '.[test,lint,doc]'
+	$(BIN)/pip install --quiet --editable '.[test,lint,doc,cli]'
 	@touch $@
 
 build/wheel: build/installed $(SOURCES) $(wildcard caps/*.py*)

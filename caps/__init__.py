@@ -284,7 +284,7 @@ def _parse_iab(text: str) -> dict[str, int]:
         entries.append(last)
     for entry in entries:
         name = entry.lstrip('!^%')
-        bit = 1 << _spelled(name)
+        bit = 1 << _spelled(name) & _ALL  # libcap forgets what the kernel has not
         for prefix in entry[: -len(name)] or '%':
             vectors[prefix] |= bit
     vectors['%'] |= vectors['^']

@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 
 #include "capstate.h"
+#include "find.h"
 #include "threads.h"
 
 static PyObject *os_error(void)
@@ -242,12 +243,19 @@ static PyObject *system_calls(PyObject *module, PyObject *args)
 
 #define FUNCTION(name, flags) {#name, name, flags, name##_doc}
 static PyMethodDef methods[] = {
-    FUNCTION(get_process, METH_VARARGS),   FUNCTION(set_process, METH_VARARGS),
-    FUNCTION(get_file, METH_VARARGS),	   FUNCTION(set_file, METH_VARARGS),
-    FUNCTION(get_iab, METH_VARARGS),	   FUNCTION(canonical, METH_VARARGS),
-    FUNCTION(canonical_iab, METH_VARARGS), FUNCTION(system_calls, METH_VARARGS),
-    FUNCTION(securebits, METH_NOARGS),	   FUNCTION(names, METH_NOARGS),
-    FUNCTION(max_bits, METH_NOARGS),	   {0},
+    FUNCTION(get_process, METH_VARARGS),
+    FUNCTION(set_process, METH_VARARGS),
+    FUNCTION(get_file, METH_VARARGS),
+    FUNCTION(set_file, METH_VARARGS),
+    FUNCTION(get_iab, METH_VARARGS),
+    FUNCTION(canonical, METH_VARARGS),
+    FUNCTION(canonical_iab, METH_VARARGS),
+    FUNCTION(system_calls, METH_VARARGS),
+    FUNCTION(securebits, METH_NOARGS),
+    FUNCTION(names, METH_NOARGS),
+    FUNCTION(max_bits, METH_NOARGS),
+    FUNCTION(find_in, METH_VARARGS),
+    {0},
 };
 
 /* 32-bit kernels keep the narrow ids of old under the plain names. */

@@ -1,0 +1,432 @@
+"""What execve(2) makes of a process: the rules of capabilities(7) as pure functions.
+
+`execve` takes the state of a process and the facts of a file, and gives the state after it or the
+error, with a sentence for every rule that had a say.  It follows Linux 6.18, fs/exec.c and
+security/commoncap.c; tests/test_execve.py holds it against the kernel that runs.
+
+Ids are those of one observer, by default the initial user namespace, whichever the process is in.
+
+Not modelled: ptrace(2), and a root directory shared by CLONE_FS, which both keep a program from
+gaining privilege much as no_new_privs does; security modules, seccomp(2), binfmt_misc, access
+control lists, resource limits, setfsuid(2), id-mapped mounts, the directories on the way to the
+file, and kernels booted with no_file_caps.  Until Linux 6.16 ids counted as changed wherever the
+effective one differed from the real one.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from caps import IAB, Caps, CapSet
+from caps.process import SecureBits
+
+MAX_SCRIPTS = 5  # each the interpreter of the one before
+EVERY_ID = (range(2**32 - 1),)
+
+# What each rule has a say about, and what it says.
+RULES = {
+    'noexec': ('file', '{path} is on a noexec mount, which executes nothing (mount(8))'),
+    'access': ('file', 'user {uid} may not execute {path} (path_resolution(7))'),
+    'loop': (
+        'file',
+        f'at most {MAX_SCRIPTS} scripts can be interpreters one of the other (execve(2))',
+    ),
+    'format': ('file', '{path} is neither a program nor a script (execve(2))'),
+    'script': (
+        'file',
+        '{path} is a script: what counts are the capabilities and set-id bits of its interpreter, '
+        '{interpreter}, and not its own (execve(2))',
+    ),
+    'too-little': (
+        'file',
+        'the effective flag demands all that the file permits, and {missing} is not in the '
+        'bounding set (capabilities(7))',
+    ),
+    'setuid': ('ids', 'set-user-ID makes user {uid} effective (execve(2))'),
+    'setgid': ('ids', 'set-group-ID makes group {gid} effective (execve(2))'),
+    'setgid-no-x': ('ids', 'set-group-ID means nothing where the group may not execute (stat(2))'),
+    'nosuid-ids': ('ids', 'set-id bits mean nothing on a nosuid mount (mount(8))'),
+    'no-new-privs-ids': ('ids', 'set-id bits mean nothing with no_new_privs (prctl(2))'),
+    'unmapped': (
+        'ids',
+        "set-id bits mean nothing where the file's owner or group is not in the user namespace "
+        '(user_namespaces(7))',
+    ),
+    'unmarked': ('permitted', 'the file has no capabilities (capabilities(7))'),
+    'nosuid': ('permitted', "the file's capabilities mean nothing on a nosuid mount (mount(8))"),
+    'root-id': (
+        'permitted',
+        "the file's capabilities are for user namespaces whose root is user {root_id}, and this "
+        'process is not in one (user_namespaces(7))',
+    ),
+    'file': (
+        'permitted',
+        "permitted is what of the file's permitted set is in bounding, and what of its inheritable "
+        'set is in inheritable (capabilities(7))',
+    ),
+    'setuid-root-file': (
+        'permitted',
+        'a set-user-ID root program that has capabilities gets just those (capabilities(7))',
+    ),
+    'root': (
+        'permitted',
+        'as the real or effective user is root, permitted is inheritable and bounding together '
+        '(capabilities(7))',
+    ),
+    'noroot': (
+        'permitted',
+        'the secure bit noroot makes root a user like others (capabilities(7))',
+    ),
+    'no-new-privs': (
+        'permitted',
+        'no_new_privs lets permitted gain nothing, here {gained}, and makes the real ids effective '
+        '(prctl(2))',
+    ),
+    'ambient-added': ('permitted', 'ambient is part of permitted (capabilities(7))'),
+    'effective-root': (
+        'effective',
+        'as the effective user is root, permitted becomes effective (capabilities(7))',
+    ),
+    'effective-flag': (
+        'effective',
+        "the file's effective flag makes permitted effective (capabilities(7))",
+    ),
+    'effective-ambient': (
+        'effective',
+        'without a reason for more, effective is what ambient is (capabilities(7))',
+    ),
+    'inheritable': ('inheritable', 'execve leaves inheritable as it is (capabilities(7))'),
+    'bounding': ('bounding', 'execve leaves bounding as it is (capabilities(7))'),
+    'ambient-empty': ('ambient', 'execve adds nothing to ambient (capabilities(7))'),
+    'ambient-file': (
+        'ambient',
+        'ambient is cleared because the file has capabilities (capabilities(7))',
+    ),
+    'ambient-ids': ('ambient', 'ambient is cleared because ids change (capabilities(7))'),
+    'ambient-kept': (
+        'ambient',
+        'ambient stays as it is: the file has no capabilities and changes no ids (capabilities(7))',
+    ),
+    'keep-caps': ('securebits', 'the secure bit keep_caps is cleared (capabilities(7))'),
+    'secure-ids': ('secure', 'ids have changed, or the effective are not the real ones (ld.so(8))'),
+    'secure-caps': ('secure', 'one who is not root gets capabilities from the file (ld.so(8))'),
+    'insecure': ('secure', 'neither ids nor capabilities make the execution secure (ld.so(8))'),
+}
+
+
+class Ids(NamedTuple):
+    """The user or the group ids of a process."""
+
+    real: int
+    effective: int
+    saved: int
+
+
+ROOT = Ids(0, 0, 0)
+
+
+@dataclass(frozen=True)
+class UserNamespace:
+    """The user namespace of a process; by default the initial one.
+
+    roots: the id that is 0 in this namespace, then in each that contains it; -1 for none
+    uids, gids: the ids that have a mapping in it
+    """
+
+    roots: tuple[int, ...] = (0,)
+    uids: tuple[range, ...] = EVERY_ID
+    gids: tuple[range, ...] = EVERY_ID
+
+    def maps(self, uid: int, gid: int) -> bool:
+        """Whether both a user and a group exist in this namespace."""
+        return any(uid in ids for ids in self.uids) and any(gid in ids for ids in self.gids)
+
+
+@dataclass(frozen=True)
+class Process:
+    """What of a process's state has a say in execve(2)."""
+
+    effective: CapSet = field(default_factory=CapSet)
+    permitted: CapSet = field(default_factory=CapSet)
+    inheritable: CapSet = field(default_factory=CapSet)
+    ambient: CapSet = field(default_factory=CapSet)
+    bounding: CapSet = field(default_factory=CapSet.all)
+    uid: Ids = ROOT
+    gid: Ids = ROOT
+    groups: frozenset[int] = frozenset()
+    securebits: SecureBits = field(default_factory=SecureBits)
+    no_new_privs: bool = False
+    namespace: UserNamespace = UserNamespace()
+
+    @property
+    def all_groups(self) -> set[int]:
+        """Every group that the process acts as a member of."""
+        return {self.gid.effective, *self.groups}
+
+    @classmethod
+    def of(cls, caps: Caps, iab: IAB, **facts: Any) -> Process:
+        """The process with these sets; `facts` are the other fields."""
+        three = caps.effective, caps.permitted, caps.inheritable
+        return cls(*three, iab.ambient, iab.bounding, **facts)
+
+
+@dataclass(frozen=True)
+class FileCaps:
+    """A security.capability attribute, which has no effective set but one flag for it."""
+
+    permitted: CapSet = field(default_factory=CapSet)
+    inheritable: CapSet = field(default_factory=CapSet)
+    effective: bool = False
+    root_id: int = 0
+
+    @classmethod
+    def of(cls, caps: Caps) -> FileCaps | None:
+        """What `Caps.from_file` found or `Caps.apply` would write; None for an unmarked file."""
+        if caps.marked is False:
+            return None
+        return cls(caps.permitted, caps.inheritable, bool(caps.effective), caps.root_id)
+
+    @classmethod
+    def from_xattr(cls, value: bytes) -> FileCaps:
+        """The attribute as getxattr(2) has it; ValueError for a malformed one."""
+        size = {1: 12, 2: 20, 3: 24}.get(value[3] if len(value) > 3 else 0)
+        if len(value) != size:
+            raise ValueError('security.capability is malformed')
+        magic, *words, root_id = struct.unpack('<6I', value.ljust(24, b'\0'))
+        permitted, inheritable = words[0] | words[2] << 32, words[1] | words[3] << 32
+        sets = CapSet.from_mask(permitted), CapSet.from_mask(inheritable)
+        return cls(*sets, bool(magic & 1), root_id)
+
+
+@dataclass(frozen=True)
+class File:
+    """What of a file has a say in execve(2).
+
+    nosuid: also where the mount is another mount namespace's, or a user namespace's that does
+    not contain the process
+    interpreter: the program that the first line of a script names
+    is_program: whether the kernel can run it, be it through its interpreter
+    """
+
+    path: str
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    caps: FileCaps | None = None
+    nosuid: bool = False
+    noexec: bool = False
+    interpreter: File | None = None
+    is_program: bool = True
+
+
+class Reason(NamedTuple):
+    """A rule that had a say, what it had a say about, and a sentence that names it."""
+
+    rule: str
+    about: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of an execve(2).
+
+    process: the state after it, None where it fails
+    error: the errno of the failure, or 0
+    secure: the program's AT_SECURE, see getauxval(3)
+    program: what is run in the end, the interpreter of a script
+    """
+
+    process: Process | None
+    error: int
+    secure: bool
+    program: File
+    reasons: tuple[Reason, ...]
+
+
+Say = Callable[..., None]
+
+
+def execve(process: Process, file: File) -> Outcome:
+    """What becomes of a process that executes a file, step by step as the kernel does it."""
+    reasons: list[Reason] = []
+
+    def say(rule: str, **facts: object) -> None:
+        about, text = RULES[rule]
+        reasons.append(Reason(rule, about, text.format_map(facts)))
+
+    program, error = _program(process, file, say)
+    if error:
+        return Outcome(None, error, False, program, tuple(reasons))
+    uid, gid = _set_ids(process, program, say)
+    is_changed = uid != process.uid.effective or gid not in process.all_groups
+
+    found = _counting_caps(process, program, say)
+    caps = found or FileCaps()
+    permitted = (caps.permitted & process.bounding) | (caps.inheritable & process.inheritable)
+    if caps.effective and (missing := caps.permitted - permitted):
+        say('too-little', missing=missing)
+        return Outcome(None, errno.EPERM, False, program, tuple(reasons))
+    if found:
+        say('file')
+    becomes_effective = caps.effective
+    if becomes_effective:
+        say('effective-flag')
+
+    root = process.namespace.roots[0]
+    if root not in (uid, process.uid.real):
+        pass
+    elif 'noroot' in process.securebits:
+        say('noroot')
+    elif found and root != process.uid.real:
+        say('setuid-root-file')
+    else:
+        say('root')
+        permitted = process.inheritable | process.bounding
+        if uid == root:
+            say('effective-root')
+            becomes_effective = True
+
+    if process.no_new_privs and (gained := permitted - process.permitted):
+        say('no-new-privs', gained=gained)
+        permitted &= process.permitted
+        uid, gid = process.uid.real, process.gid.real
+
+    ambient = _ambient(process, found is not None, is_changed, say)
+    if ambient:
+        say('ambient-added')
+    permitted |= ambient
+    if not becomes_effective:
+        say('effective-ambient')
+    effective = permitted if becomes_effective else ambient
+    say('inheritable')
+    say('bounding')
+
+    is_secure = is_changed or uid != process.uid.real or gid != process.gid.real
+    if is_secure:
+        say('secure-ids')
+    elif process.uid.real != root and (becomes_effective or permitted - ambient):
+        is_secure = True
+        say('secure-caps')
+    else:
+        say('insecure')
+    securebits = SecureBits(process.securebits)
+    if 'keep_caps' in securebits:
+        say('keep-caps')
+        securebits.discard('keep_caps')
+    after = replace(
+        process,
+        effective=effective,
+        permitted=permitted,
+        ambient=ambient,
+        uid=Ids(process.uid.real, uid, uid),
+        gid=Ids(process.gid.real, gid, gid),
+        securebits=securebits,
+    )
+    return Outcome(after, 0, is_secure, program, tuple(reasons))
+
+
+def _program(process: Process, file: File, say: Say) -> tuple[File, int]:
+    """What is run in the end, and an error or 0; exec_binprm() of the kernel."""
+    for scripts in itertools.count():
+        if file.noexec:
+            say('noexec', path=file.path)
+            return file, errno.EACCES
+        if not _may_execute(process, file):
+            say('access', path=file.path, uid=process.uid.effective)
+            return file, errno.EACCES
+        if scripts > MAX_SCRIPTS:
+            say('loop')
+            return file, errno.ELOOP
+        if not file.is_program:
+            say('format', path=file.path)
+            return file, errno.ENOEXEC
+        if file.interpreter is None:
+            break
+        say('script', path=file.path, interpreter=file.interpreter.path)
+        file = file.interpreter
+    return file, 0
+
+
+def _may_execute(process: Process, file: File) -> bool:
+    """Whether the permission bits or cap_dac_override let it; generic_permission()."""
+    is_owner, is_member = file.uid == process.uid.effective, file.gid in process.all_groups
+    bits = 0o100 if is_owner else 0o010 if is_member else 0o001
+    if 'cap_dac_override' in process.effective and process.namespace.maps(file.uid, file.gid):
+        bits = 0o111
+    return bool(file.mode & bits)
+
+
+def _set_ids(process: Process, file: File, say: Say) -> tuple[int, int]:
+    """The effective ids by set-user-ID and set-group-ID; bprm_fill_uid()."""
+    uid, gid = process.uid.effective, process.gid.effective
+    is_setuid, is_setgid = file.mode & 0o4000, file.mode & 0o2010 == 0o2010
+    if file.mode & 0o2010 == 0o2000:
+        say('setgid-no-x')
+    if not is_setuid and not is_setgid:
+        return uid, gid
+    if file.nosuid:
+        say('nosuid-ids')
+    elif process.no_new_privs:
+        say('no-new-privs-ids')
+    elif not process.namespace.maps(file.uid, file.gid):
+        say('unmapped')
+    else:
+        if is_setuid:
+            uid = file.uid
+            say('setuid', uid=uid)
+        if is_setgid:
+            gid = file.gid
+            say('setgid', gid=gid)
+    return uid, gid
+
+
+def _counting_caps(process: Process, file: File, say: Say) -> FileCaps | None:
+    """A file's capabilities, if they count for a process; get_file_caps()."""
+    if file.caps is None:
+        say('unmarked')
+    elif file.nosuid:
+        say('nosuid')
+    elif file.caps.root_id not in process.namespace.roots:
+        say('root-id', root_id=file.caps.root_id)
+    else:
+        known = CapSet.all()
+        sets = file.caps.permitted & known, file.caps.inheritable & known
+        return FileCaps(*sets, file.caps.effective, file.caps.root_id)
+    return None
+
+
+def _ambient(process: Process, is_marked: bool, is_changed: bool, say: Say) -> CapSet:
+    """Ambient, which only a file without privilege leaves alone."""
+    if not process.ambient:
+        say('ambient-empty')
+    elif is_marked:
+        say('ambient-file')
+    elif is_changed:
+        say('ambient-ids')
+    else:
+        say('ambient-kept')
+        return process.ambient
+    return CapSet()
+
+
+def ppy_state(process: Process, script: File) -> Process:
+    """What ppy makes of its process before it executes the capped copy of an interpreter."""
+    own = CapSet('cap_dac_override')  # which it takes to execute that; it does not survive
+    return replace(
+        process,
+        effective=own,
+        permitted=own,
+        inheritable=script.caps.inheritable if script.caps else CapSet(),
+        ambient=CapSet(),
+        bounding=CapSet(),
+        uid=Ids(script.uid, script.uid, script.uid),
+        gid=Ids(script.gid, script.gid, script.gid),
+        groups=frozenset(),
+        securebits=SecureBits(['noroot', 'noroot_locked', 'keep_caps']),
+    )

@@ -1,0 +1,130 @@
+"""Files that carry capabilities, below a directory."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+
+from caps import Caps, _caps
+
+# The calls release the interpreter's lock; what is left under it feeds no more threads than these.
+WORKERS = 4
+ANY_DEVICE = -1
+
+
+class Search:
+    """What a search found: capabilities by path, sorted, and one OSError for each problem."""
+
+    def __init__(self, directory: bytes, device: int, workers: int) -> None:
+        self.found: list[tuple[str, Caps]] = []
+        self.problems: list[OSError] = []
+        self.searched = 0
+        self.failure: BaseException | None = None
+        self.ended = threading.Event()
+        self._root, self._device = directory, device
+        self._real = os.path.realpath(directory)
+        self._shared = [self._real]
+        self._workers, self._idle = workers, 0
+        self._changed = threading.Condition()
+
+    def work(self) -> None:
+        """Search until no directory is left; to be run by each of the workers."""
+        try:
+            self._search()
+        except BaseException as error:
+            self.failure = error
+            self.ended.set()
+
+    def _search(self) -> None:
+        mine: list[bytes] = []
+        while mine or (mine := self._take()):
+            directory = mine.pop()
+            prefix = directory.rstrip(b'/') + b'/'
+            try:
+                files, below = _caps.find_in(directory, self._device)
+                mine += [prefix + name for name in below]
+                for name in files:
+                    self._look_at(prefix + name)
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # gone meanwhile
+            except OSError as error:
+                self._note(error, directory)
+            self.searched += 1
+            if self._idle and len(mine) > 1:
+                self._share(mine)
+
+    def _take(self) -> list[bytes]:
+        with self._changed:
+            self._idle += 1
+            while not self._shared:
+                if self._idle == self._workers:
+                    self.ended.set()
+                    self._changed.notify_all()
+                    return []
+                self._changed.wait()
+            self._idle -= 1
+            taken, self._shared = self._shared, []
+            return taken
+
+    def _share(self, mine: list[bytes]) -> None:
+        with self._changed:
+            half = len(mine) // 2
+            self._shared += mine[:half]  # the ones nearest to the top, with the most below them
+            del mine[:half]
+            self._changed.notify()
+
+    def _look_at(self, path: bytes) -> None:
+        try:
+            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                # Whoever may write to a directory above may have put a link in its place.
+                if os.readlink(b'/proc/self/fd/%d' % fd) != path:
+                    raise OSError(errno.ESTALE, 'moved while it was looked at')
+                caps = Caps.from_file(fd)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._note(error, path)
+        else:
+            if caps.marked:
+                self.found.append((self._named(path), caps))
+
+    def _note(self, error: OSError, path: bytes) -> None:
+        self.problems.append(OSError(error.errno, error.strerror, self._named(path)))
+
+    def _named(self, path: bytes) -> str:
+        """A path as seen from the directory that was named, which may be a link."""
+        below = path[len(self._real) :].lstrip(b'/')
+        return os.fsdecode(os.path.join(self._root, below) if below else self._root)
+
+
+def find(
+    directory: str | os.PathLike[str],
+    *,
+    all_file_systems: bool = False,
+    watch: Callable[[Search], None] | None = None,
+) -> Search:
+    """Find the files below a directory that carry capabilities, empty ones included.
+
+    directory: may itself be a symbolic link; none below it is followed.
+    all_file_systems: also enter what is mounted below.
+    watch: is called ten times a second until the search has ended.
+    Returns a `Search`; every name of a file with several is found, and what cannot be read is
+    in its problems.  Raises OSError where there is no such directory; see xattr(7).
+    """
+    name = os.fsencode(directory)
+    info = os.stat(name)
+    workers = min(WORKERS, len(os.sched_getaffinity(0)))
+    search = Search(name, ANY_DEVICE if all_file_systems else info.st_dev, workers)
+    for _ in range(workers):
+        threading.Thread(target=search.work, daemon=True).start()
+    while not search.ended.wait(0.1 if watch else None):
+        if watch:
+            watch(search)
+    if search.failure:
+        raise search.failure
+    search.found.sort(key=lambda found: os.fsencode(found[0]))
+    search.problems.sort(key=lambda problem: os.fsencode(problem.filename))
+    return search

@@ -1,0 +1,123 @@
+"""Where a command's results go: lines and tables for people, one JSON document for programs."""
+
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+STYLES = {'bold': '\x1b[1m', 'yellow': '\x1b[33m', 'red': '\x1b[31m', 'dim': '\x1b[2m'}
+
+
+def escaped(text: str) -> str:
+    """Text that cannot act on a terminal: what is not printable becomes a backslash and a code."""
+    return ''.join(char if char.isprintable() and char != '\\' else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    if '\udc80' <= char <= '\udcff':  # a byte that is not UTF-8, as os.fsdecode passes it on
+        return f'\\x{ord(char) - 0xDC00:02x}'
+    return char.encode('unicode_escape').decode()
+
+
+class Output:
+    """Prints lines and tables, or collects a document to be printed as JSON at the end.
+
+    A terminal gets colour (unless NO_COLOR is set), tables where rich is installed, and names
+    escaped; anything else gets names as they are.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.document: dict[str, object] = {}
+        self.problems: list[str] = []
+        self.on_terminal = sys.stdout.isatty()
+        self.has_colour = self.on_terminal and not os.environ.get('NO_COLOR')
+        for stream in sys.stdout, sys.stderr:
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors='surrogateescape')
+
+    def line(self, *words: str, style: str = '') -> None:
+        """Print words, the last one in a style; nothing where JSON is asked for."""
+        if self.as_json:
+            return
+        shown = [escaped(word) if self.on_terminal else word for word in words]
+        if self.has_colour and style:
+            shown[-1] = f'{STYLES[style]}{shown[-1]}\x1b[m'
+        print(*shown)
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print rows in columns."""
+        if self.as_json:
+            return
+        if not self.on_terminal or not self._rich_table(headers, rows):
+            if self.on_terminal:
+                rows = [[escaped(cell) for cell in row] for row in rows]
+            widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+            for row in headers, *rows:
+                cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+                print('  '.join(cells).rstrip())
+
+    def _rich_table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+        try:
+            from rich.box import SIMPLE_HEAD
+            from rich.console import Console
+            from rich.table import Table
+            from rich.text import Text
+        except ImportError:
+            return False
+        drawn = Table(*headers, box=SIMPLE_HEAD, pad_edge=False)
+        for column in drawn.columns:
+            column.overflow = 'fold'
+        for row in rows:
+            drawn.add_row(*(Text(escaped(cell)) for cell in row))
+        Console(highlight=False, no_color=not self.has_colour).print(drawn)
+        return True
+
+    def problem(self, error: Exception | str) -> None:
+        """Say on standard error what went wrong; it is in the document too."""
+        message = str(error.args[0] if isinstance(error, KeyError) else error)
+        if isinstance(error, OSError) and error.strerror:
+            named = f'{os.fsdecode(error.filename)}: ' if error.filename is not None else ''
+            message = f'{named}{error.strerror}'
+        self.problems.append(message)
+        print(f'caps: {escaped(message)}', file=sys.stderr)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """A block whose failure is a problem, not the end of the command."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self.problem(error)
+
+    def finish(self) -> None:
+        """Print the document, if that is what was asked for."""
+        if self.as_json:
+            import json
+
+            print(json.dumps(self.document | {'problems': self.problems}, indent=2))
+
+
+class Progress:
+    """A line on a terminal that says how far a command is, once it has taken a second."""
+
+    def __init__(self, stream: 'TextIO', seconds: float = 1) -> None:
+        self._stream, self._ticks_left, self._is_shown = stream, int(seconds * 10), False
+
+    def tick(self, text: str) -> None:
+        """Show a text; to be called ten times a second."""
+        self._ticks_left -= 1
+        if self._ticks_left < 0 and self._stream.isatty():
+            width = os.get_terminal_size(self._stream.fileno()).columns or 80
+            print(f'\r{escaped(text)[: width - 1]}\x1b[K', end='', file=self._stream, flush=True)
+            self._is_shown = True
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._is_shown:
+            print('\r\x1b[K', end='', file=self._stream, flush=True)

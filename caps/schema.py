@@ -1,0 +1,87 @@
+"""What each command prints with --json: one object of this shape, to which only keys are added.
+
+A leaf names its type, '| null' being what there may be nothing to say of; a list holds any number
+of what it shows.  `problems` are the sentences that standard error has too, and after a refusal
+they are all there is.  Each byte of a name that is not UTF-8 is a lone surrogate, \\udc80 to
+\\udcff, which Python's json and os.fsencode turn back into that byte.
+"""
+
+from caps import Caps
+
+STATE = {'text': 'str', 'effective': ['str'], 'permitted': ['str'], 'inheritable': ['str']}
+PROBLEMS = {'problems': ['str']}
+FILES = {'files': [{'path': 'str', 'marked': 'bool', **STATE, 'root_id': 'int'}], **PROBLEMS}
+PROCESS = {
+    'pid': 'int',
+    'parent': 'int',
+    'name': 'str',
+    'user': 'str',
+    'uids': ['int'],  # real, effective, saved, file system
+    'gids': ['int'],
+    **STATE,
+    'ambient': ['str'],
+    'bounding': ['str'],
+    'iab': 'str',
+    'securebits': '[str] | null',
+    'no_new_privs': 'bool',
+    'seccomp': 'str',  # disabled, strict or filter
+    'user_namespace': 'int | null',
+}
+ENVIRONMENT = {
+    'directory': 'str',
+    'python': 'str',
+    'names': ['str'],
+    'unmarked': 'str | null',
+    'owner': 'str',
+    'group': 'str | null',
+    'who': 'str',
+    'closed': ['str'],
+    **STATE,
+    **PROBLEMS,
+}
+INSTALLATION = {
+    'ppy': 'str',
+    'installed': 'bool',
+    'original': 'str | null',
+    'capped': 'str | null',
+    'setuid': 'bool',
+    'group': 'str | null',
+    'allowed': '[str] | null',
+    'allow_root': 'bool',
+    **PROBLEMS,
+}
+SCHEMA = {
+    'show': {'processes': [PROCESS], **PROBLEMS},
+    'get': FILES,
+    'set': FILES,
+    'remove': FILES,
+    'find': FILES,
+    'venv mark': ENVIRONMENT,
+    'venv unmark': ENVIRONMENT,
+    'ppy install': INSTALLATION,
+    'ppy status': INSTALLATION,
+    'ppy remove': {'ppy': 'str', **PROBLEMS},
+}
+
+
+def state(caps: Caps) -> dict[str, object]:
+    """The document of three sets."""
+    return {
+        'text': str(caps),
+        'effective': list(caps.effective),
+        'permitted': list(caps.permitted),
+        'inheritable': list(caps.inheritable),
+    }
+
+
+def file(path: str, caps: Caps) -> dict[str, object]:
+    """The document of a file."""
+    return {'path': path, 'marked': caps.marked, **state(caps), 'root_id': caps.root_id}
+
+
+def text(command: str) -> str:
+    """The shape of a command's document, as its help shows it."""
+    import json
+    import re
+
+    return re.sub(r'\[\s+("[^"]*")\s+\]', r'[\1]', json.dumps(SCHEMA[command], indent=2))

@@ -1,0 +1,139 @@
+"""The capability state of processes, as /proc tells it."""
+
+import os
+import pwd
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from caps import IAB, Caps, CapSet
+from caps.process import SecureBits
+from caps.schema import state
+
+SECCOMP = 'disabled', 'strict', 'filter'
+
+
+@dataclass
+class Process:
+    """What the kernel would judge a process by; None is what this process may not know."""
+
+    pid: int
+    parent: int
+    name: str
+    uids: list[int]
+    gids: list[int]
+    caps: Caps
+    iab: IAB
+    securebits: list[str] | None
+    no_new_privs: bool
+    seccomp: str
+    user_namespace: int | None
+
+    @property
+    def user(self) -> str:
+        """The account of the effective user id, or the number where it has none."""
+        try:
+            return pwd.getpwuid(self.uids[1]).pw_name
+        except KeyError:
+            return str(self.uids[1])
+
+    def notes(self) -> Iterator[str]:
+        """What else limits the process, in words."""
+        if self.no_new_privs:
+            yield 'no_new_privs'
+        if self.seccomp != 'disabled':
+            yield f'seccomp {self.seccomp}'
+        if self.user_namespace not in (None, user_namespace(os.getpid())):
+            yield f'user namespace {self.user_namespace}'
+
+    def as_dict(self) -> dict[str, object]:
+        """The document of the process; see caps.schema.PROCESS."""
+        return {
+            'pid': self.pid,
+            'parent': self.parent,
+            'name': self.name,
+            'user': self.user,
+            'uids': self.uids,
+            'gids': self.gids,
+            **state(self.caps),
+            'ambient': list(self.iab.ambient),
+            'bounding': list(self.iab.bounding),
+            'iab': str(self.iab),
+            'securebits': self.securebits,
+            'no_new_privs': self.no_new_privs,
+            'seccomp': self.seccomp,
+            'user_namespace': self.user_namespace,
+        }
+
+
+def read(pid: int) -> Process:
+    """The state of a process or thread; OSError where there is none.  See proc(5)."""
+    try:
+        with open(f'/proc/{pid}/status', errors='surrogateescape') as file:
+            status = dict(line.rstrip('\n').split(':\t', 1) for line in file if ':\t' in line)
+        with open(f'/proc/{pid}/comm', errors='surrogateescape', newline='') as file:
+            name = file.read()[:-1]
+    except OSError as error:
+        raise OSError(error.errno, 'no such process', str(pid)) from None
+    sets = [CapSet.from_mask(int(status[f'Cap{flag}'], 16)) for flag in ('Eff', 'Prm', 'Inh')]
+    iab = IAB()
+    iab.inheritable = sets[2]
+    iab.ambient = CapSet.from_mask(int(status['CapAmb'], 16))
+    iab.bounding = CapSet.from_mask(int(status['CapBnd'], 16))
+    return Process(
+        pid=pid,
+        parent=int(status['PPid']),
+        name=name,
+        uids=[int(uid) for uid in status['Uid'].split()],
+        gids=[int(gid) for gid in status['Gid'].split()],
+        caps=Caps(effective=sets[0], permitted=sets[1], inheritable=sets[2]),
+        iab=iab,
+        securebits=list(SecureBits.from_process()) if pid == os.getpid() else None,
+        no_new_privs=status['NoNewPrivs'] == '1',
+        seccomp=SECCOMP[int(status.get('Seccomp', 0))],
+        user_namespace=user_namespace(pid),
+    )
+
+
+def user_namespace(pid: int) -> int | None:
+    """The inode number of a process's user namespace; None where that may not be known."""
+    try:
+        return os.stat(f'/proc/{pid}/ns/user').st_ino
+    except OSError:
+        return None
+
+
+def everything() -> list[Process]:
+    """Every process, in the order of their ids."""
+    found = []
+    for pid in sorted(int(name) for name in os.listdir('/proc') if name.isdecimal()):
+        with suppress(OSError):  # gone meanwhile
+            found.append(read(pid))
+    return found
+
+
+def tree(processes: Iterable[Process], roots: Sequence[int] = ()) -> list[tuple[int, Process]]:
+    """Processes with their depth, each after its parent; only those below `roots` if given."""
+    children: dict[int, list[Process]] = {}
+    known = {process.pid: process for process in processes}
+    for process in known.values():
+        children.setdefault(process.parent, []).append(process)
+    if roots:
+        tops = [known[pid] for pid in roots if pid in known]
+    else:
+        tops = [process for process in known.values() if process.parent not in known]
+    ordered = []
+    rest = [(0, process) for process in reversed(tops)]
+    while rest:
+        depth, process = rest.pop()
+        ordered.append((depth, process))
+        rest += [(depth + 1, child) for child in reversed(children.get(process.pid, []))]
+    return ordered
+
+
+def in_words(members: CapSet) -> str:
+    """A set as one reads it: what it has, or what it lacks if that is shorter to say."""
+    missing = CapSet.all() - members
+    if not members or not missing:
+        return 'all' if members else 'none'
+    return f'all but {missing}' if len(missing) < len(members) else str(members)

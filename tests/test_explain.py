@@ -1,0 +1,649 @@
+"""The account of an execution: every trap is built, explained, executed, and mended as advised."""
+
+import ctypes
+import json
+import os
+import shlex
+import struct
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import needs, needs_root, run
+
+from caps import Caps, CapSet
+from caps.execve import FileCaps
+from caps.explain import SETS, explain
+from caps.install import install, remove
+
+pytestmark = [needs_root, needs('cap_net_raw', 'cap_setpcap')]
+SHORT = {
+    'inheritable': 'CapInh', 'permitted': 'CapPrm', 'effective': 'CapEff', 'ambient': 'CapAmb',
+    'bounding': 'CapBnd',
+}  # fmt: skip
+
+# Becomes an account in a certain state, says so, waits, and executes.
+CHILD = """
+import os, sys
+from caps import IAB, Caps, CapSet, drop, set_no_new_privs
+def become(uid, gid):
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+{setup}
+print('ready', flush=True)
+sys.stdin.readline()
+try:
+    os.execv(sys.argv[1], sys.argv[1:])
+except OSError as error:
+    print('Error:\\t' + os.strerror(error.errno), 'Errno:\\t' + str(error.errno), sep='\\n')
+"""
+
+
+@contextmanager
+def waiting(path, *arguments, setup='', **options):
+    """A process that is about to execute a file; how to let it go on and see what it says."""
+    command = [sys.executable, '-c', CHILD.format(setup=setup), path, *arguments]
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes, **options) as child:
+        assert child.stdout.readline() == 'ready\n', child.stderr.read()
+        child.go_on = lambda: child.communicate('\n', timeout=60)
+        yield child
+
+
+def happens(path, setup='', **options):
+    """What is said of an execution, and what is seen; they must be the same."""
+    with waiting(path, setup=setup, **options) as child:
+        said = explain(path, pid=child.pid)
+        output, errors = child.go_on()
+    lines = (line.split(':', 1) for line in output.splitlines() if ':' in line)
+    seen = {name: value.strip() for name, value in lines}
+    if said.error:
+        assert seen.get('Errno') or child.returncode == 126, (said.error, output, errors)
+    elif 'Errno' in seen or child.returncode:
+        seen['Failure'] = errors or output
+    else:
+        masks = {name: int(seen[short], 16) for name, short in SHORT.items()}
+        assert {name: getattr(said.after, name).mask for name in SETS} == masks
+        assert [*said.after.uid, *said.after.gid] == [
+            int(one) for name in ('Uid', 'Gid') for one in seen[name].split()[:3]
+        ]
+        assert said.steps[-1].outcome.secure == (seen['Secure'] == '1')
+    return said, seen
+
+
+def advice(said, rule):
+    """The advice for a rule; there must be just one."""
+    (one,) = [one for one in said.advice if one.rule == rule]
+    return one
+
+
+def follow(said, rule):
+    """Do what is advised."""
+    subprocess.run(advice(said, rule).command, shell=True, check=True, capture_output=True)
+
+
+def as_account(account):
+    return f'become({account.uid}, {account.gid})\n'
+
+
+@pytest.fixture(scope='module')
+def probe(world):
+    path = world / 'explained-probe'
+    source = Path(__file__).with_name('execve_probe.c')
+    subprocess.run(['cc', '-static', '-s', '-o', path, source], check=True)
+    return path
+
+
+@pytest.fixture
+def program(scene, probe):
+    """A function that makes a program: its capabilities, mode and name."""
+
+    def make(mark=None, mode=0o755, name='program', directory=scene):
+        path = directory / name
+        path.write_bytes(probe.read_bytes())
+        path.chmod(mode)
+        if mark is not None:
+            Caps(mark).apply(path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def as_b(accounts):
+    return as_account(accounts.b)
+
+
+@pytest.fixture
+def tmpfs(scene):
+    """A function that mounts a tmpfs with options."""
+    mounted = []
+
+    def mount(options):
+        path = scene / 'mounted'
+        path.mkdir()
+        subprocess.run(
+            ['mount', '-t', 'tmpfs', '-o', f'mode=755,{options}', 'none', path], check=True
+        )
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(['umount', path], check=True)
+
+
+def effective(said):
+    return str(said.after.effective)
+
+
+def test_marked_program_is_explained_from_top_to_bottom(program, accounts, as_b):
+    path = program('cap_net_raw=ep')
+    said, _ = happens(path, as_b)
+    headings = [heading for heading, _ in said.sections]
+    assert headings == [
+        f'The file {path}',
+        'The process',
+        f'Executing {path}',
+        'Not taken into account',
+        'What to do',
+    ]
+    assert 'permitted: none before, cap_net_raw after: ' in str(said)
+    assert "the file's effective flag makes permitted effective" in str(said)
+    assert said.advice == ()
+
+
+def test_account_is_a_document_too(program, as_b):
+    said, _ = happens(program('cap_net_raw=ep'), as_b)
+    document = json.loads(json.dumps(said.as_dict()))
+    assert document['after']['effective'] == ['cap_net_raw']
+    assert document['file']['capabilities']['text'] == 'cap_net_raw=ep'
+    assert document['error'] is None
+    assert [*document] == [
+        'file', 'interpreters', 'user', 'process', 'ppy', 'steps', 'error', 'after',
+        'not_modelled', 'advice',
+    ]  # fmt: skip
+
+
+def test_user_has_what_a_login_leaves(program, accounts):
+    path = program('cap_net_raw=ep')
+    said = explain(path, user=accounts.b.name)
+    seen = dict(
+        line.split(':\t')
+        for line in run(path, account=accounts.b).stdout.splitlines()
+        if ':\t' in line
+    )
+    for name, short in SHORT.items():
+        assert getattr(said.after, name).mask == int(seen[short], 16)
+
+
+def test_unknown_user_is_refused(program):
+    with pytest.raises(LookupError):
+        explain(program(), user='nobody-of-this-name')
+
+
+@needs('cap_sys_admin')
+def test_nosuid_mount(program, tmpfs, as_b):
+    path = program('cap_net_raw=ep', directory=tmpfs('nosuid'))
+    said, _ = happens(path, as_b)
+    assert not said.after.effective
+    follow(said, 'nosuid')
+    said, _ = happens(path, as_b)
+    assert effective(said) == 'cap_net_raw'
+
+
+@needs('cap_sys_admin')
+def test_set_uid_on_a_nosuid_mount(program, tmpfs, as_b):
+    path = program(mode=0o4755, directory=tmpfs('nosuid'))
+    said, _ = happens(path, as_b)
+    assert said.after.uid.effective != 0
+    follow(said, 'nosuid-ids')
+    said, _ = happens(path, as_b)
+    assert said.after.uid.effective == 0
+
+
+@needs('cap_sys_admin')
+def test_noexec_mount(program, tmpfs, as_b):
+    path = program('cap_net_raw=ep', directory=tmpfs('noexec'))
+    said, seen = happens(path, as_b)
+    assert (said.error, seen['Error']) == ('EACCES', 'Permission denied')
+    follow(said, 'noexec')
+    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+
+
+def test_no_new_privs(program, as_b):
+    path = program('cap_net_raw=ep')
+    said, _ = happens(path, as_b + 'set_no_new_privs()')
+    assert not said.after.permitted
+    assert 'which cannot be taken back' in advice(said, 'no-new-privs').text
+    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+
+
+def test_set_uid_with_no_new_privs(program, as_b):
+    said, _ = happens(program(mode=0o4755), as_b + 'set_no_new_privs()')
+    assert said.after.uid.effective != 0
+    assert advice(said, 'no-new-privs')
+
+
+def mark_as_of_linux_3_16(path):
+    """All capabilities of that kernel as permitted."""
+    mask = (1 << 38) - 1
+    words = (2 << 24, mask & 0xFFFFFFFF, 0, mask >> 32, 0)
+    os.setxattr(path, 'security.capability', struct.pack('<5I', *words))
+
+
+@needs('cap_bpf')
+def test_all_of_an_older_kernel(program, as_b):
+    path = program()
+    mark_as_of_linux_3_16(path)
+    said, _ = happens(path, as_b)
+    assert 'cap_bpf' not in said.after.permitted
+    assert 'these were all capabilities of an older kernel' in str(said)
+    follow(said, 'older-all')
+    said, _ = happens(path, as_b)
+    assert 'cap_bpf' in said.after.permitted
+    assert 'older-all' not in [one.rule for one in said.advice]
+
+
+def without(name):
+    """The setup of a process, or a container, whose bounding set lacks a capability."""
+    return f'iab = IAB.from_process(); iab.bounding.discard({name!r}); iab.apply()\n'
+
+
+def test_effective_flag_with_too_small_a_bounding_set(program, as_b):
+    path = program('cap_chown,cap_net_raw=ep')
+    said, seen = happens(path, without('cap_chown') + as_b)
+    assert (said.error, seen['Error']) == ('EPERM', 'Operation not permitted')
+    assert 'cap_chown' in advice(said, 'bounding').text
+    follow(said, 'too-little')
+    said, _ = happens(path, without('cap_chown') + as_b)
+    assert str(said.after.permitted) == 'cap_net_raw'
+    follow(happens(path, as_b)[0], 'idle')
+    assert effective(happens(path, as_b)[0]) == 'cap_chown,cap_net_raw'
+
+
+def test_container_without_the_capability_in_its_bounding_set(program, as_b):
+    path = program('cap_chown=p')
+    said, _ = happens(path, without('cap_chown') + as_b)
+    assert not said.after.permitted
+    assert '--cap-add' in advice(said, 'bounding').text
+    assert str(happens(path, as_b)[0].after.permitted) == 'cap_chown'
+
+
+def test_cap_add_gives_a_user_nothing(program, accounts, as_b):
+    path = program()
+    said, _ = happens(path, as_b)
+    assert not said.after.permitted
+    text = advice(said, 'unmarked').text
+    assert '--cap-add' in text
+    assert f'setcap CAPABILITIES=ep {path}' in text
+    command = ['setpriv', f'--reuid={accounts.b.uid}', '--clear-groups', '--inh-caps=+net_raw']
+    seen = run(*command, '--ambient-caps=+net_raw', path).stdout
+    assert f'CapEff:\t{CapSet("cap_net_raw").mask:016x}' in seen
+    run('setcap', 'cap_net_raw=ep', path)
+    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+
+
+AMBIENT = """
+from caps.process import SecureBits
+iab = IAB.from_process()
+iab.inheritable = iab.ambient = ['cap_net_raw']
+SecureBits(['no_setuid_fixup', 'keep_caps']).apply()
+{become}
+iab.apply()
+Caps('cap_net_raw=pi').apply()
+"""
+
+
+def test_ambient_is_wiped_by_a_marked_file(program, as_b):
+    path, setup = program('cap_chown=p'), AMBIENT.format(become=as_b)
+    said, _ = happens(path, setup)
+    assert not said.after.ambient
+    follow(said, 'ambient-file')
+    said, _ = happens(path, setup)
+    assert effective(said) == str(said.after.ambient) == 'cap_net_raw'
+
+
+def test_ambient_is_wiped_by_set_group_id(program, as_b):
+    path, setup = program(mode=0o2755), AMBIENT.format(become=as_b)
+    said, _ = happens(path, setup)
+    assert not said.after.ambient
+    follow(said, 'ambient-ids')
+    assert effective(happens(path, setup)[0]) == 'cap_net_raw'
+
+
+def test_marked_symbolic_link(program, scene, as_b):
+    path = program('cap_net_raw=ep')
+    (scene / 'link').symlink_to('program')
+    said, _ = happens(scene / 'link', as_b)
+    assert f'{scene}/link is a symbolic link to {scene}/program' in str(said)
+    assert str(path) in advice(said, 'link').text
+    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+
+
+@pytest.fixture
+def environment(scene, program):
+    """A virtual environment, whose python is a link to a program."""
+    (scene / 'venv' / 'bin').mkdir(parents=True)
+    (scene / 'venv' / 'pyvenv.cfg').write_text(f'home = {scene}\n')
+    (scene / 'venv' / 'bin' / 'python').symlink_to(program('cap_net_raw=ep'))
+    return scene / 'venv'
+
+
+def test_python_of_a_virtual_environment_is_really_another(environment, scene, as_b):
+    said, _ = happens(environment / 'bin' / 'python', as_b)
+    assert (
+        f'ATTENTION: this looks like a program of the virtual environment {environment}, but it '
+        f"really is {scene}/program, everyone's" in str(said)
+    )
+    told = advice(said, 'venv')
+    assert told.command == f'caps venv mark {environment} cap_net_raw=ep'
+    assert f'setcap -r {scene}/program' in told.text
+    assert effective(happens(scene / 'program', as_b)[0]) == 'cap_net_raw'
+
+
+def test_mark_moves_into_the_virtual_environment(scene, accounts):
+    base, venv = scene / 'base', scene / 'venv'
+    base.write_bytes(Path('/usr/bin/python3').read_bytes())
+    base.chmod(0o755)
+    Caps('cap_net_raw=ep').apply(base)
+    (venv / 'bin').mkdir(parents=True)
+    (venv / 'pyvenv.cfg').write_text('home = /usr/bin\n')
+    (venv / 'bin' / 'python').symlink_to(base)
+    told = advice(explain(venv / 'bin' / 'python', user=accounts.b.name), 'venv')
+    run('setcap', '-r', base, check=True)
+    run(sys.executable, '-m', *shlex.split(told.command), check=True)
+    said = explain(venv / 'bin' / 'python', user=accounts.b.name)
+    assert effective(said) == 'cap_net_raw'
+    assert 'ATTENTION' not in str(said)
+    script = 'print(open("/proc/self/status").read())'
+    seen = run(venv / 'bin' / 'python', '-c', script, account=accounts.b).stdout
+    assert f'CapEff:\t{said.after.effective.mask:016x}' in seen
+    assert not explain(base, user=accounts.b.name).after.permitted
+
+
+def test_unmarked_python_of_a_virtual_environment_is_not_to_be_marked(environment, scene, as_b):
+    Caps.remove(scene / 'program')
+    said, _ = happens(environment / 'bin' / 'python', as_b)
+    assert f'caps venv mark {environment} CAPABILITIES' in advice(said, 'unmarked').text
+    assert 'setcap' not in advice(said, 'unmarked').text
+
+
+def test_interpreter_of_a_script_is_not_to_be_marked(program, script, as_b):
+    said, _ = happens(script(f'#!{program()}\n', None), as_b)
+    assert 'mark this one for ppy' in advice(said, 'unmarked').text
+    assert not any('setcap' in str(one) for one in said.advice)
+
+
+def test_capabilities_and_set_uid_of_a_script_are_ignored(program, scene, script, as_b):
+    path = script(f'#!{program()}\n', 'cap_net_raw=ep')
+    path.chmod(0o4755)
+    said, _ = happens(path, as_b)
+    assert not said.after.permitted
+    assert said.after.uid.effective != path.stat().st_uid
+    assert 'is a script: what counts' in str(said)
+    told = advice(said, 'script')
+    assert 'ppy' in told.text
+    follow(said, 'script')
+    assert str(Caps.from_file(path)) == 'cap_net_raw=i'
+
+
+def test_capabilities_of_an_interpreter_count(program, script, as_b):
+    path = script(f'#!{program("cap_net_raw=ep")}\n', None)
+    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+
+
+def test_env_in_a_script_means_another_execution(script):
+    assert 'once more' in str(explain(script('#!/usr/bin/env python3\n', None)))
+
+
+def test_text_without_a_first_line_is_no_script(script, as_b):
+    said, seen = happens(script('print()\n', None), as_b)
+    assert (said.error, seen['Error']) == ('ENOEXEC', 'Exec format error')
+    assert advice(said, 'format')
+
+
+def test_absent_interpreter_is_named(script):
+    with pytest.raises(FileNotFoundError, match='/absent'):
+        explain(script('#!/absent\n', None))
+
+
+def test_directory_is_no_program(scene):
+    with pytest.raises(OSError, match='not a regular file'):
+        explain(scene)
+
+
+def test_inheritable_file_capabilities_alone_give_nothing(program, as_b):
+    path = program('cap_net_raw=i')
+    said, _ = happens(path, as_b)
+    assert not said.after.permitted
+    follow(said, 'inheritable')
+    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+
+
+def test_permitted_without_the_effective_flag_waits_for_the_program(program, as_b):
+    path = program('cap_net_raw=p')
+    said, _ = happens(path, as_b)
+    assert 'activate()' in advice(said, 'idle').text
+    follow(said, 'idle')
+    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+
+
+def test_mark_of_a_user_namespace(program, as_b):
+    path, caps = program(), Caps('cap_net_raw=ep')
+    caps.root_id = 100000
+    caps.apply(path)
+    said, _ = happens(path, as_b)
+    assert 'for user namespaces whose root is 100000' in str(said)
+    follow(said, 'root-id')
+    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+
+
+def test_marked_set_uid_root_program_gets_only_its_mark(program, as_b):
+    path = program('cap_net_raw=ep', mode=0o4755)
+    said, _ = happens(path, as_b)
+    assert effective(said) == 'cap_net_raw'
+    follow(said, 'setuid-root-file')
+    assert 'cap_chown' in happens(path, as_b)[0].after.effective
+
+
+def test_file_that_the_user_may_not_execute(program, as_b):
+    path = program(mode=0o700)
+    said, seen = happens(path, as_b)
+    assert (said.error, seen['Error']) == ('EACCES', 'Permission denied')
+    follow(said, 'access')
+    assert happens(path, as_b)[0].error is None
+
+
+def test_file_in_a_directory_that_the_user_may_not_search(program, scene, as_b):
+    (scene / 'closed').mkdir(mode=0o700)
+    path = program(directory=scene / 'closed')
+    said, seen = happens(path, as_b)
+    assert (said.error, seen['Error']) == ('EACCES', 'Permission denied')
+    follow(said, 'access')
+    assert happens(path, as_b)[0].error is None
+
+
+@pytest.fixture
+def linked(scene):
+    """A program with a library that it finds only beside itself, or not even there."""
+
+    def make(*options):
+        (scene / 'library.c').write_text('int number(void) { return 0; }')
+        (scene / 'main.c').write_text('int number(void); int main(void) { return number(); }')
+        (scene / 'libs').mkdir()
+        library, path = scene / 'libs' / 'libcapsnumber.so', scene / 'linked'
+        run('cc', '-shared', '-fPIC', '-o', library, scene / 'library.c', check=True)
+        found = [f'-L{library.parent}', '-lcapsnumber', *options]
+        run('cc', '-o', path, scene / 'main.c', *found, check=True)
+        Caps('cap_net_raw=ep').apply(path)
+        return path
+
+    return make
+
+
+def test_libraries_beside_the_program_vanish(linked, accounts):
+    path = linked('-Wl,-rpath,$ORIGIN/libs')
+    said = explain(path, user=accounts.b.name)
+    assert 'libcapsnumber.so' in run(path, account=accounts.b).stderr
+    assert 'libcapsnumber.so' in advice(said, 'libraries').text
+    follow(said, 'libraries')
+    assert run(path, account=accounts.b).returncode == 0
+    assert 'libraries' not in [one.rule for one in explain(path, user=accounts.b.name).advice]
+
+
+def test_libraries_by_environment_vanish(linked, scene, accounts, monkeypatch):
+    path = linked()
+    monkeypatch.setenv('LD_LIBRARY_PATH', str(scene / 'libs'))
+    said = explain(path, user=accounts.b.name)
+    assert 'libcapsnumber.so' in run(path, account=accounts.b).stderr
+    follow(said, 'libraries')
+    assert run(path, account=accounts.b).returncode == 0
+
+
+def test_libraries_where_the_system_has_them_remain(scene, accounts):
+    path = scene / 'sleep'
+    path.write_bytes(Path('/usr/bin/sleep').read_bytes())
+    path.chmod(0o755)
+    Caps('cap_net_raw=ep').apply(path)
+    assert explain(path, user=accounts.b.name).advice == ()
+    assert run(path, '0', account=accounts.b).returncode == 0
+
+
+@pytest.fixture
+def probing_ppy(scene, program):
+    """A ppy whose interpreter is a program that says what it is."""
+    prefix = scene / 'prefix'
+    yield install(program(name='interpreter'), prefix)
+    remove(prefix)
+
+
+def test_script_of_ppy(probing_ppy, script, accounts, as_b):
+    path = script(f'#!{probing_ppy.ppy}\n', 'cap_net_raw=i')
+    said, _ = happens(path, as_b)
+    headings = [heading for heading, _ in said.sections]
+    assert headings == [
+        f'The file {path}',
+        f'The interpreter {probing_ppy.ppy}',
+        'The process',
+        "ppy's checks",
+        f'Executing {path}',
+        f'{probing_ppy.ppy} makes itself ready',
+        f'Executing {probing_ppy.capped}, the capped copy of {probing_ppy.original}',
+        'Not taken into account',
+        'What to do',
+    ]
+    assert said.after.uid.effective == accounts.a.uid
+    assert str(said.after.permitted) == 'cap_net_raw'
+    assert advice(said, 'idle')
+
+
+def test_script_that_is_given_to_ppy(probing_ppy, script, accounts):
+    path = script('', 'cap_net_raw=i')
+    said = explain(path, user=accounts.b.name, launcher=probing_ppy.ppy)
+    assert str(said.after.permitted) == 'cap_net_raw'
+    assert said.after.uid.real == accounts.a.uid
+    assert run(probing_ppy.ppy, path, account=accounts.b).returncode == 0
+
+
+def test_script_that_ppy_refuses(probing_ppy, script, accounts, as_b):
+    path = script(f'#!{probing_ppy.ppy}\n', 'cap_net_raw=i', mode=0o775)
+    said, _ = happens(path, as_b)
+    assert said.error == 'refused by ppy'
+    assert any(not check.holds for check in said.checks)
+    assert f'REFUSED: {path}: must not be writable by group or others' in str(said)
+    follow(said, 'ppy-check')
+    assert happens(path, as_b)[0].error is None
+
+
+def test_ppy_on_a_process_with_no_new_privs(probing_ppy, script, as_b):
+    path = script(f'#!{probing_ppy.ppy}\n', 'cap_net_raw=i')
+    said, _ = happens(path, as_b + 'set_no_new_privs()')
+    assert said.error == 'refused by ppy'
+    assert advice(said, 'no-new-privs')
+
+
+def test_ppy_in_a_container_without_the_capability(probing_ppy, script, as_b):
+    path = script(f'#!{probing_ppy.ppy}\n', 'cap_net_raw=i')
+    said, _ = happens(path, without('cap_net_raw') + as_b)
+    assert said.error == 'refused by ppy'
+    assert 'cap_net_raw: must be in the bounding set' in str(said)
+
+
+def test_script_of_ppy_without_capabilities(probing_ppy, script, as_b):
+    path = script(f'#!{probing_ppy.ppy}\n', '=')
+    said, _ = happens(path, as_b)
+    assert not said.after.permitted
+    assert advice(said, 'empty')
+
+
+def test_check_that_is_not_roots_is_not_run(probing_ppy, scene, script, accounts):
+    theirs = scene / 'theirs'
+    theirs.mkdir()
+    (theirs / 'ppy').write_bytes(Path(probing_ppy.ppy).read_bytes())
+    (theirs / 'ppy-check').write_text(f'#!/bin/sh\ntouch {scene}/canary\n')
+    for path in theirs / 'ppy', theirs / 'ppy-check', theirs:
+        path.chmod(0o755)
+        os.chown(path, accounts.b.uid, accounts.b.gid)
+    said = explain(script('', 'cap_net_raw=i'), launcher=theirs / 'ppy')
+    assert said.error == 'refused by ppy'
+    assert not (scene / 'canary').exists()
+
+
+def test_launcher_that_is_no_ppy_is_refused(program, script):
+    with pytest.raises(ValueError, match='not an installed ppy'):
+        explain(script('', '='), launcher=program())
+
+
+# A filter that allows everything.
+FILTER = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+instruction = ctypes.create_string_buffer((6).to_bytes(4, 'little') + b'\\0\\0\\xff\\x7f')
+program = ctypes.create_string_buffer(
+    (1).to_bytes(8, 'little') + ctypes.addressof(instruction).to_bytes(8, 'little')
+)
+assert libc.prctl(22, 2, ctypes.byref(program)) == 0
+"""
+
+
+@needs('cap_sys_admin')
+def test_seccomp_filter_is_mentioned(program, as_b):
+    with waiting(program(), setup=FILTER) as child:
+        assert 'seccomp filter' in str(explain(program(), pid=child.pid))
+
+
+@needs('cap_sys_ptrace')
+def test_tracer_is_mentioned(program):
+    libc = ctypes.CDLL(None, use_errno=True)
+    with waiting(program()) as child:
+        assert libc.ptrace(0x4206, child.pid, None, None) == 0  # PTRACE_SEIZE
+        said = explain(program(), pid=child.pid)
+        assert f'process {os.getpid()} traces it' in str(said)
+
+
+def test_absent_process_is_an_error(program):
+    with pytest.raises(OSError, match='No such'):
+        explain(program(), pid=2**22 - 1)
+
+
+def test_malformed_capabilities_are_an_error():
+    with pytest.raises(ValueError, match='malformed'):
+        FileCaps.from_xattr(b'\0\0\0\2')
+
+
+@needs('cap_sys_admin')
+def test_process_of_another_user_namespace(program):
+    path = program('cap_net_raw=ep')
+    with subprocess.Popen(['unshare', '--user', '--map-root-user', 'sleep', '60']) as child:
+        try:
+            while not Path(f'/proc/{child.pid}/cmdline').read_bytes().startswith(b'sleep'):
+                assert child.poll() is None
+            said = explain(path, pid=child.pid)
+        finally:
+            child.kill()
+    assert said.owner.process.namespace.roots == (0, 0)
+    assert said.after.permitted == CapSet.all()

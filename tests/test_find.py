@@ -1,0 +1,281 @@
+"""caps find against getcap -r, on real trees."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import needs, run
+
+from caps import Caps, _caps
+from caps.cli import main
+from caps.find import find
+
+pytestmark = needs('cap_setfcap')
+TEXTS = 'cap_net_raw=ep', 'cap_kill,cap_chown=p', 'cap_dac_read_search=i', '=', '=ip'
+
+
+def grown(top, seed=0, files=300):
+    """A random tree of directories, files, links and special files, some of them marked."""
+    chance = random.Random(seed)
+    directories = [os.fsencode(top)]
+    for number in range(files):
+        name = chance.choice([b'plain%d', b'%d \xff\xfe', b'%d\xe2\x80\xae', b'.%d']) % number
+        path = os.path.join(chance.choice(directories), name)
+        kind = chance.random()
+        if kind < 0.2:
+            os.mkdir(path)
+            directories.append(path)
+        elif kind < 0.25:
+            os.symlink(chance.choice([b'/usr/bin', *directories]), path)
+        elif kind < 0.28:
+            os.mkfifo(path)
+        else:
+            os.close(os.open(path, os.O_CREAT))
+            if kind < 0.5:
+                caps = Caps(chance.choice(TEXTS))
+                caps.root_id = chance.choice([0, 0, 1000])
+                caps.apply(path)
+                if kind < 0.32:
+                    os.link(path, path + b'-too')
+    return top
+
+
+def lines(*command):
+    done = run(*command, text=False)
+    assert done.stderr == b''
+    return sorted(done.stdout.splitlines())
+
+
+def caps_find(*arguments, **options):
+    return run(sys.executable, '-m', 'caps', 'find', *arguments, **options)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_finds_what_getcap_finds(tmp_path, seed):
+    grown(tmp_path, seed)
+    found = lines(sys.executable, '-m', 'caps', 'find', tmp_path)
+    assert len(found) > 30
+    assert found == lines('getcap', '-n', '-r', tmp_path)
+
+
+def test_paths_are_sorted_and_begin_as_the_directory_was_named(tmp_path, monkeypatch):
+    grown(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    for named in tmp_path.name, f'{tmp_path.name}/', f'../{tmp_path.parent.name}/{tmp_path.name}':
+        paths = [os.fsencode(path) for path, _ in find(named).found]
+        assert paths == sorted(paths)
+        assert all(path.startswith(os.fsencode(named).rstrip(b'/') + b'/') for path in paths)
+        assert all(os.path.exists(path) for path in paths)
+
+
+def test_every_name_of_a_file_is_found_and_no_link_below_is_followed(tmp_path):
+    (tmp_path / 'below').mkdir()
+    (tmp_path / 'below/file').touch()
+    Caps('cap_kill=p').apply(tmp_path / 'below/file')
+    os.link(tmp_path / 'below/file', tmp_path / 'name')
+    (tmp_path / 'link').symlink_to('name')
+    (tmp_path / 'loop').symlink_to('.')
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / 'socket'))
+    assert [path for path, _ in find(tmp_path).found] == [
+        f'{tmp_path}/below/file',
+        f'{tmp_path}/name',
+    ]
+    (tmp_path / 'named').symlink_to('below')
+    assert [path for path, _ in find(tmp_path / 'named').found] == [f'{tmp_path}/named/file']
+
+
+def test_name_that_is_no_text_survives_json(tmp_path, capsys):
+    path = os.fsencode(tmp_path) + b'/\xff\x1b[31m\n'
+    os.close(os.open(path, os.O_CREAT))
+    Caps('cap_kill=p').apply(path)
+    assert main(['find', '--json', str(tmp_path)]) == 0
+    [file] = json.loads(capsys.readouterr().out)['files']
+    assert os.fsencode(file['path']) == path
+    assert file['permitted'] == ['cap_kill']
+
+
+def test_exit_status_says_whether_anything_was_found(tmp_path, capsys):
+    assert main(['find', str(tmp_path)]) == 1
+    (tmp_path / 'file').touch()
+    assert main(['find', str(tmp_path)]) == 1
+    Caps().apply(tmp_path / 'file')
+    assert main(['find', str(tmp_path)]) == 0
+    assert capsys.readouterr() == (f'{tmp_path}/file =\n', '')
+
+
+@pytest.mark.parametrize('name', ['absent', 'file'])
+def test_what_is_no_directory_is_a_problem(tmp_path, name, capsys):
+    (tmp_path / 'file').touch()
+    assert main(['find', f'{tmp_path}/{name}']) == 1
+    out, err = capsys.readouterr()
+    assert (out, err[: len(f'caps: {tmp_path}/')]) == ('', f'caps: {tmp_path}/')
+
+
+@needs('cap_setuid', 'cap_setgid')
+@pytest.mark.parametrize('mode', [0o700, 0o744, 0o711], ids=oct)
+def test_directory_that_cannot_be_read_is_a_problem_and_the_rest_is_found(
+    scene, accounts, system_venv, mode
+):
+    for name in 'closed', 'open':
+        (scene / name).mkdir()
+        for number in range(3):
+            (scene / name / f'{number}').touch()
+            Caps('cap_kill=p').apply(scene / name / f'{number}')
+    (scene / 'closed').chmod(mode)
+    done = run(system_venv / 'bin/caps', 'find', scene, account=accounts.b)
+    assert done.stdout == ''.join(f'{scene}/open/{number} cap_kill=p\n' for number in range(3))
+    assert done.stderr == f'caps: {scene}/closed: Permission denied\n'
+    assert done.returncode == 1
+
+
+@needs('cap_sys_admin')
+def test_mounted_file_system_is_searched_only_if_told(tmp_path):
+    (tmp_path / 'mounted').mkdir()
+    run('mount', '-t', 'tmpfs', 'none', tmp_path / 'mounted', check=True)
+    try:
+        (tmp_path / 'mounted/file').touch()
+        Caps('cap_kill=p').apply(tmp_path / 'mounted/file')
+        assert find(tmp_path).found == []
+        assert len(find(tmp_path, all_file_systems=True).found) == 1
+        assert len(find(tmp_path / 'mounted').found) == 1
+    finally:
+        run('umount', tmp_path / 'mounted', check=True)
+
+
+@needs('cap_sys_admin')
+def test_file_system_that_does_not_tell_types_is_searched(tmp_path):
+    image, top = tmp_path / 'image', tmp_path / 'top'
+    top.mkdir()
+    with open(image, 'wb') as file:
+        file.truncate(8 << 20)
+    run('mkfs.ext4', '-q', '-O', '^filetype', image, check=True)
+    if run('mount', '-o', 'loop', image, top).returncode:
+        pytest.skip('no loop device')
+    try:
+        grown(top, files=100)
+        assert lines(sys.executable, '-m', 'caps', 'find', top) == lines('getcap', '-nr', top)
+    finally:
+        run('umount', top, check=True)
+
+
+def test_all_of_proc_is_searched_without_a_hang():
+    assert find('/proc/self', all_file_systems=True).found == []
+
+
+def test_path_that_is_too_long_is_a_problem(tmp_path):
+    code = """if 1:
+        import os, sys
+        os.chdir(sys.argv[1])
+        for _ in range(30):
+            os.mkdir('d' * 200)
+            os.chdir('d' * 200)
+    """
+    run(sys.executable, '-c', code, tmp_path, check=True)
+    try:
+        [problem] = find(tmp_path).problems
+        assert problem.strerror == 'File name too long'
+    finally:
+        run('rm', '-r', tmp_path, check=True)
+
+
+def test_link_put_in_the_place_of_a_directory_leads_nowhere(tmp_path):
+    outside, inside = tmp_path / 'outside', tmp_path / 'inside'
+    for directory in outside, inside / 'a':
+        for number in range(20):
+            (directory / f'{number}').mkdir(parents=True)
+    for number in range(20):
+        (outside / f'{number}/file').touch()
+        Caps('cap_kill=p').apply(outside / f'{number}/file')
+    (inside / 'link').symlink_to(outside)
+    ended = threading.Event()
+
+    def exchange():
+        while not ended.is_set():
+            for old, new in ('a', 'b'), ('link', 'a'), ('a', 'link'), ('b', 'a'):
+                os.rename(inside / old, inside / new)
+
+    attacker = threading.Thread(target=exchange)
+    attacker.start()
+    try:
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            assert find(inside).found == []
+    finally:
+        ended.set()
+        attacker.join()
+
+
+def test_huge_directory_is_searched_faster_than_by_getcap(tmp_path):
+    for number in range(20_000):
+        os.close(os.open(tmp_path / f'{number}', os.O_CREAT))
+        if number % 2000 == 0:
+            Caps('cap_kill=p').apply(tmp_path / f'{number}')
+
+    def seconds(search):
+        start = time.perf_counter()
+        assert search() == 10
+        return time.perf_counter() - start
+
+    def by_getcap():
+        return subprocess.check_output(['getcap', '-r', tmp_path]).count(b'\n')
+
+    ours, getcap = [], []
+    for _ in range(7):
+        ours.append(seconds(lambda: len(find(tmp_path).found)))
+        getcap.append(seconds(by_getcap))
+    assert min(getcap) / min(ours) >= 1
+
+
+def test_failure_of_a_thread_is_not_waited_for(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(_caps, 'find_in', fail)
+    with pytest.raises(MemoryError):
+        find(tmp_path)
+
+
+def test_progress_is_shown_after_a_second_and_taken_away():
+    from caps.output import Progress
+
+    master, slave = os.openpty()
+    with open(slave, 'w') as terminal, open(master, 'rb', buffering=0) as screen:
+        progress = Progress(terminal)
+        for _ in range(10):
+            progress.tick('not yet')
+        progress.tick('1 directory \x1b[31m')
+        progress.clear()
+        assert screen.read(100) == b'\r1 directory \\x1b[31m\x1b[K\r\x1b[K'
+
+
+# A seccomp(2) filter that knows listxattrat(2) no more than Linux before 6.13 does.
+WITHOUT_LISTXATTRAT = """
+import ctypes, errno, struct, sys
+LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+program = b''.join(struct.pack('=HBBI', *one) for one in [
+    (LOAD, 0, 0, 0), (JUMP_IF_EQUAL, 0, 1, 465), (RETURN, 0, 0, 0x50000 | errno.%s),
+    (RETURN, 0, 0, 0x7FFF0000),
+])
+buffer = ctypes.create_string_buffer(program)
+filter = struct.pack('@HP', len(program) // 8, ctypes.addressof(buffer))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()
+assert libc.syscall(465, -1, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.%s
+from caps.cli import main
+sys.exit(main(['find', sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize('answer', ['ENOSYS', 'EPERM'])
+def test_finds_the_same_on_an_older_kernel(tmp_path, answer):
+    grown(tmp_path)
+    code = WITHOUT_LISTXATTRAT % (answer, answer)
+    assert lines(sys.executable, '-c', code, tmp_path) == lines('getcap', '-nr', tmp_path)

@@ -1,0 +1,291 @@
+"""caps venv: one environment's python is marked, and nothing else in the world."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv as builder
+from pathlib import Path
+
+import pytest
+from conftest import needs, needs_root, run
+
+from caps import Caps
+from caps.cli import main
+from caps.venv import VenvError, mark, parsed, unmark
+
+pytestmark = needs_root
+PYTHON = os.path.realpath('/usr/bin/python3')
+CODE = """
+import json, ssl, sys
+status = dict(line.split(':\\t') for line in open('/proc/self/status') if ':\\t' in line)
+json.dump([sys.prefix, sys.executable, int(status['CapEff'], 16), int(status['CapPrm'], 16)],
+          sys.stdout)
+"""
+RAW = Caps('cap_net_raw=ep')
+
+
+def state(directory):
+    """What a directory's entries are, by name."""
+    found = {}
+    for path in Path(directory).rglob('*'):
+        info = path.lstat()
+        what = os.readlink(path) if path.is_symlink() else info.st_ino
+        found[str(path)] = what, info.st_mode, info.st_uid, info.st_gid, info.st_nlink
+    return found
+
+
+def as_account(python, account):
+    """Its prefix, its own name, its effective and permitted sets, as somebody runs it."""
+    done = run(python, '-c', CODE, account=account, cwd='/')
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def environment(scene):
+    builder.EnvBuilder(symlinks=True).create(scene / 'venv')
+    top = scene / 'venv'
+    for path in (top / 'bin').glob('python*'):  # this python may be closed to other accounts
+        path.unlink()
+    (top / 'bin/python3').symlink_to(PYTHON)
+    (top / 'bin/python').symlink_to('python3')
+    home = os.path.dirname(PYTHON)
+    (top / 'pyvenv.cfg').write_text(f'home = {home}\ninclude-system-site-packages = false\n')
+    return top
+
+
+def refused(environment, match, caps=RAW, **options):
+    before = state(environment)
+    with pytest.raises(VenvError, match=match):
+        mark(environment, caps, **options)
+    assert state(environment) == before
+
+
+def test_marked_python_has_its_capability_its_library_and_its_environment(environment, accounts):
+    found = mark(environment, RAW)
+    assert found.python == f'{environment}/bin/python3'
+    for name in 'python', 'python3':
+        program = f'{environment}/bin/{name}'
+        assert as_account(program, accounts.b) == [str(environment), program, 1 << 13, 1 << 13]
+
+
+def test_nothing_but_the_copy_is_marked(environment):
+    before = run('getcap', '-r', os.path.dirname(PYTHON)).stdout
+    mark(environment, RAW)
+    assert run('getcap', '-r', environment).stdout == f'{environment}/bin/python3 cap_net_raw=ep\n'
+    assert run('getcap', '-r', os.path.dirname(PYTHON)).stdout == before
+
+
+def test_python_without_capabilities_stays_beside_it(environment, accounts):
+    found = mark(environment, RAW)
+    assert as_account(found.unmarked, accounts.b)[::2] == [str(environment), 0]
+
+
+def test_unmark_puts_back_what_was(environment):
+    def links():
+        return {path: what[0] for path, what in state(environment / 'bin').items()}
+
+    before = links()
+    mark(environment, RAW)
+    assert links() != before
+    unmark(environment)
+    assert links() == before
+
+
+def test_names_of_the_copy_are_told(environment):
+    (environment / 'bin/python3.99').symlink_to('python')
+    assert mark(environment, RAW).names == ['python', 'python3', 'python3.99']
+
+
+def test_marking_again_renews_the_copy(environment, scene):
+    mark(environment, RAW)
+    inode = os.stat(environment / 'bin/python').st_ino
+    mark(environment, Caps('cap_kill=p'))
+    assert os.stat(environment / 'bin/python').st_ino != inode
+    assert Caps.from_file(environment / 'bin/python') == Caps('cap_kill=p')
+    assert os.readlink(environment / 'bin/python3.unmarked') == PYTHON
+    unmark(environment)
+    assert os.readlink(environment / 'bin/python3') == PYTHON
+
+
+def test_environment_that_has_a_copy_is_marked_and_unmarked(environment):
+    (environment / 'bin/python3').unlink()
+    shutil.copy(PYTHON, environment / 'bin/python3')
+    assert mark(environment, RAW).unmarked is None
+    assert Caps.from_file(environment / 'bin/python') == RAW
+    unmark(environment)
+    assert Caps.from_file(environment / 'bin/python').marked is False
+    with pytest.raises(VenvError, match='has no capabilities'):
+        unmark(environment)
+
+
+def test_hard_link_to_another_file_is_not_marked_through(environment, scene):
+    (environment / 'bin/python3').unlink()
+    shutil.copy(PYTHON, scene / 'other')
+    os.link(scene / 'other', environment / 'bin/python3')
+    mark(environment, RAW)
+    assert Caps.from_file(scene / 'other').marked is False
+
+
+def test_group_says_who_can_run_it(environment, accounts):
+    found = mark(environment, RAW, accounts.a.name)
+    assert found.who == f'every member of {accounts.a.name}'
+    assert as_account(found.python, accounts.a)[2] == 1 << 13
+    with pytest.raises(PermissionError):
+        run(found.python, '-c', '', account=accounts.b)
+
+
+def test_environment_in_a_closed_home_is_for_those_who_can_enter(environment, accounts):
+    run('chown', '-R', f'{accounts.a.uid}:{accounts.a.gid}', environment, check=True)
+    environment.chmod(0o700)
+    found = mark(environment, RAW)
+    assert found.who == f'every account that can enter {environment}'
+    assert found.owner == accounts.a.name
+    assert as_account(found.python, accounts.a)[2] == 1 << 13
+
+
+@pytest.mark.parametrize(
+    ('text', 'caps'),
+    [
+        ('cap_net_raw', 'cap_net_raw=ep'),
+        ('net_raw,CAP_KILL', 'cap_kill,cap_net_raw=ep'),
+        ('cap_net_raw=p', 'cap_net_raw=p'),
+        ('cap_kill+ip', 'cap_kill=ip'),
+        ('all', 'all=ep'),
+    ],
+)
+def test_bare_list_means_permitted_and_effective(text, caps):
+    assert parsed(text) == Caps(caps)
+
+
+def test_python_is_never_missing_while_it_is_marked_and_unmarked(environment):
+    python = f'{environment}/bin/python'
+    # Another process, since a fork of this one could hold the copy open for writing.
+    loop = 'until [ -e "$1/end" ]; do "$0" -c "" || exit 1; done'
+    watcher = subprocess.Popen(['sh', '-c', loop, python, str(environment)])
+    try:
+        for _ in range(5):
+            for act in ('mark', environment, 'cap_net_raw'), ('unmark', environment):
+                run(sys.executable, '-m', 'caps', 'venv', *act, check=True)
+    finally:
+        (environment / 'end').touch()
+    assert watcher.wait(30) == 0
+
+
+def test_directory_that_is_no_environment_is_refused(scene):
+    (scene / 'bin').mkdir()
+    shutil.copy(PYTHON, scene / 'bin/python')
+    refused(scene, 'is not a virtual environment: it has no pyvenv.cfg')
+    (scene / 'pyvenv.cfg').symlink_to('/dev/null')
+    refused(scene, 'is not a virtual environment: it has no pyvenv.cfg')
+
+
+def test_link_out_of_the_environment_is_not_followed(environment, scene):
+    (environment / 'bin').rename(scene / 'outside')
+    (environment / 'bin').symlink_to(scene / 'outside')
+    before = state(scene)
+    refused(environment, 'bin is no directory of the environment')
+    with pytest.raises(VenvError, match='bin is no directory of the environment'):
+        unmark(environment)
+    assert state(scene) == before
+
+
+def test_environment_without_a_python_is_refused(environment):
+    (environment / 'bin/python3').unlink()
+    refused(environment, 'bin has no python')
+
+
+def test_link_to_a_script_is_refused(environment, scene):
+    (scene / 'shim').write_text('#!/bin/sh\n')
+    (environment / 'bin/python3').unlink()
+    (environment / 'bin/python3').symlink_to(scene / 'shim')
+    refused(environment, 'leads to no program')
+
+
+def test_link_to_the_program_of_a_third_account_is_refused(environment, scene, accounts):
+    shutil.copy(PYTHON, scene / 'program')
+    os.chown(scene / 'program', accounts.b.uid, 0)
+    (environment / 'bin/python3').unlink()
+    (environment / 'bin/python3').symlink_to(scene / 'program')
+    refused(environment, f'leads to a program of {accounts.b.name}')
+
+
+def test_link_to_what_only_root_can_read_is_refused(environment, scene):
+    (scene / 'secret').mkdir(0o700)
+    shutil.copy('/bin/true', scene / 'secret/program')
+    (environment / 'bin/python3').unlink()
+    (environment / 'bin/python3').symlink_to(scene / 'secret/program')
+    refused(environment, 'cannot be copied: .*Permission denied')
+
+
+def test_program_that_does_not_find_its_environment_is_refused(environment):
+    (environment / 'bin/python3').unlink()
+    (environment / 'bin/python3').symlink_to('/bin/true')
+    refused(environment, 'cannot run')
+
+
+def test_file_in_the_way_of_the_link_is_kept(environment):
+    (environment / 'bin/python3.unmarked').write_text('mine')
+    refused(environment, 'python3.unmarked is in the way')
+
+
+def test_environment_that_only_root_can_enter_is_refused(environment, accounts):
+    environment.chmod(0o700)
+    refused(environment, f'no account that may run it can enter {environment}$')
+    os.chown(environment, 0, accounts.a.gid)
+    environment.chmod(0o750)
+    assert mark(environment, RAW, accounts.a.name).closed == [str(environment)]
+
+
+def test_unknown_group_is_refused(environment):
+    refused(environment, 'there is no group absent-group', group='absent-group')
+
+
+def test_what_is_not_marked_cannot_be_unmarked(environment):
+    with pytest.raises(VenvError, match='is a symbolic link: it is not marked'):
+        unmark(environment)
+
+
+@needs('cap_sys_admin')
+def test_nosuid_mount_is_refused(environment):
+    run('mount', '--bind', environment, environment, check=True)
+    try:
+        run('mount', '-o', 'remount,bind,nosuid', environment, check=True)
+        refused(environment, 'is on a nosuid mount')
+    finally:
+        run('umount', environment, check=True)
+
+
+@needs('cap_setpcap')
+def test_capability_outside_the_bounding_set_is_refused(environment):
+    before = state(environment)
+    command = f'exec {sys.executable} -m caps venv mark {environment} cap_net_raw'
+    done = run('capsh', '--drop=cap_net_raw', '--shell=/bin/sh', '--', '-c', command)
+    assert done.returncode == 1
+    assert 'Operation not permitted; the bounding set lacks cap_net_raw' in done.stderr
+    assert state(environment) == before
+
+
+def test_account_without_cap_setfcap_is_refused(environment, accounts, system_venv):
+    run('chown', '-R', f'{accounts.a.uid}', environment, check=True)
+    before = state(environment)
+    command = [system_venv / 'bin/caps', 'venv', 'mark', environment, 'cap_net_raw']
+    done = run(*command, account=accounts.a)
+    assert done.returncode == 1
+    assert 'cap_setfcap must be effective' in done.stderr
+    assert state(environment) == before
+
+
+def test_command_line_marks_says_who_and_unmarks(environment, capsys):
+    assert main(['venv', 'mark', str(environment), 'cap_net_raw']) == 0
+    out = capsys.readouterr().out
+    assert f'{environment}/bin/python3 cap_net_raw=ep' in out
+    assert 'can run it:  every account' in out
+    assert main(['venv', 'unmark', str(environment)]) == 0
+    assert main(['venv', 'unmark', str(environment)]) == 1
+    with pytest.raises(SystemExit) as raised:
+        main(['venv', 'mark', str(environment), 'cap_net_rew'])
+    assert raised.value.code == 2
+    assert "did you mean 'cap_net_raw'" in capsys.readouterr().err
