@@ -62,10 +62,19 @@ class SecureBits(MutableSet[str]):
         """Make these the secure bits of the calling thread, or of all; returns self.
 
         cap_setpcap is made effective meanwhile where it is permitted.
-        Raises OSError, EPERM where it is not permitted or a bit to change is locked; see prctl(2).
+        Raises OSError, EPERM where it is not permitted, a bit to change is locked or the kernel
+        does not know it; see prctl(2).
         """
+        import errno
+
+        now = self.from_process()
+        locks = now.mask & 0xAAAAAAAA
+        locked = SecureBits()
+        locked.mask = (self.mask ^ now.mask) & (locks | locks >> 1)
+        if locked:
+            raise OSError(errno.EPERM, f'{", ".join(locked)} cannot be changed: locked')
         step = _prctl(f'setting {self!r}', _caps.PR_SET_SECUREBITS, self.mask)
-        _make(_with_setpcap([step]), all_threads)
+        _make_with_setpcap([step], all_threads)
         return self
 
     @staticmethod
@@ -120,6 +129,8 @@ def _status(directory: str) -> dict[str, str]:
 def apply(state: 'Caps | IAB', *, all_threads: bool = False) -> None:
     """Make a state that of the calling thread, or of every thread or none; see Caps and IAB."""
     if isinstance(state, Caps):
+        if all_threads:
+            _check_permitted(state.permitted)
         _make([_capset(state)], all_threads)
         return
     import errno
@@ -131,8 +142,11 @@ def apply(state: 'Caps | IAB', *, all_threads: bool = False) -> None:
         bit = CapSet(name).mask.bit_length() - 1
         raising = _caps.PR_CAP_AMBIENT, _caps.PR_CAP_AMBIENT_RAISE, bit
         steps.append(_prctl(f'making {name} ambient', *raising))
-    steps += _drop_bounding(IAB.from_process().bounding - state.bounding)
-    _make(_with_setpcap(steps, state.inheritable), all_threads)
+    has_setpcap = 'cap_setpcap' in Caps.from_process().permitted
+    # Other threads may have more in bounding than this one.
+    there = CapSet.all() if all_threads and has_setpcap else IAB.from_process().bounding
+    steps += _drop_bounding(there - state.bounding)
+    _make_with_setpcap(steps, all_threads, state.inheritable)
 
 
 def _iab_refusal(wanted: IAB) -> str:
@@ -141,6 +155,8 @@ def _iab_refusal(wanted: IAB) -> str:
     has_setpcap = 'cap_setpcap' in caps.permitted
     if not has_setpcap and (dropped := now.bounding - wanted.bounding):
         return f'{dropped} cannot be taken from bounding: cap_setpcap is not permitted'
+    if wanted.ambient and 'no_cap_ambient_raise' in SecureBits.from_process():
+        return f'{wanted.ambient} cannot be ambient: the secure bit no_cap_ambient_raise is set'
     raisable = caps.inheritable | (now.bounding if has_setpcap else caps.permitted & now.bounding)
     return first_broken(
         ('bounding', wanted.bounding - now.bounding, 'bounding can only be reduced'),
@@ -162,16 +178,25 @@ def _make(steps: 'Sequence[Step]', all_threads: bool) -> None:
     failure = _caps.system_calls([call for _, call in steps], all_threads)
     if failure is None:
         return
+    import errno
+
     number, index, threads, count = failure
-    names = ', '.join(map(_thread_name, threads)) + (' and others' if count > len(threads) else '')
-    if index < 0:
-        reason = f'nothing was changed, {count} threads did not answer: {names}'
-    else:
-        reason = f'{steps[index][0]}: {os.strerror(number)}'
+    names = ', '.join(map(_thread_name, threads))
+    if count > len(threads):
+        names += f' and {count - len(threads)} more'
+    if index >= 0:
+        done = ', '.join(dict.fromkeys(what for what, _ in steps[:index] if what))
+        reason = f'{steps[index][0] or "making cap_setpcap effective"}: {os.strerror(number)}'
         if all_threads and threads != [get_native_id()]:
-            reason += f' in the threads {names}, while all others were changed'
-        elif index:
-            reason += f', after {", ".join(what for what, _ in steps[:index])} in this thread'
+            reason += f' in thread {names}, while all others were changed'
+        elif done:
+            reason += f', after {done} in this thread only'
+    elif count:
+        reason = f'nothing was changed: no answer from thread {names}'
+    elif number == errno.EBUSY:
+        reason = 'nothing was changed: no real-time signal is left to ask other threads by'
+    else:
+        reason = f'nothing was changed: reading /proc/self/task: {os.strerror(number)}'
     raise OSError(number, reason)
 
 
@@ -190,31 +215,59 @@ def _prctl(what: str, option: int, *arguments: int) -> 'Step':
 _NO_NEW_PRIVS = _prctl('setting no_new_privs', _caps.PR_SET_NO_NEW_PRIVS, 1)
 
 
-def _capset(caps: Caps) -> 'Step':
+def _capset(caps: Caps, what: str | None = None) -> 'Step':
     masks = [caps[name].mask for name in ('effective', 'permitted', 'inheritable')]
     words = [mask >> shift & 0xFFFFFFFF for shift in (0, 32) for mask in masks]
     header, data = (
         b''.join(word.to_bytes(4, sys.byteorder) for word in part)
         for part in ([_caps.CAPSET_VERSION, 0], words)
     )
-    return f'capset to {str(caps)!r}', (_caps.CAPSET, header, data)
+    what = f'capset to {str(caps)!r}' if what is None else what
+    return what, (_caps.CAPSET, header, data)
 
 
-def _with_setpcap(steps: 'list[Step]', inheritable: CapSet | None = None) -> 'list[Step]':
-    """The steps with cap_setpcap effective meanwhile if that is permitted."""
-    after = Caps.from_process()
-    during = after.copy()
+def _make_with_setpcap(
+    steps: 'list[Step]', all_threads: bool, inheritable: CapSet | None = None
+) -> None:
+    """Make system calls with cap_setpcap effective meanwhile if that is permitted."""
+    before = Caps.from_process()
+    if all_threads:
+        _check_permitted(before.permitted)
+    during, after = before.copy(), before.copy()
     during.effective |= during.permitted & ['cap_setpcap']
-    before = [_capset(during)]
+    raising = [_capset(during, '')]
     if inheritable is not None:
         during.inheritable = after.inheritable = inheritable
-        before.append(_capset(during))
-    return [*before, *steps, _capset(after)]
+        raising.append(_capset(during))
+    try:
+        _make([*raising, *steps, _capset(after)], all_threads)
+    except OSError:
+        now = Caps.from_process()
+        now.effective = before.effective
+        now.apply()
+        raise
+
+
+def _check_permitted(permitted: CapSet) -> None:
+    """OSError if a thread has less permitted than all threads shall have."""
+    import errno
+
+    for thread in map(int, os.listdir('/proc/self/task')):
+        try:
+            missing = permitted - Caps.from_process(thread).permitted
+        except ProcessLookupError:  # it has ended
+            continue
+        if missing:
+            raise OSError(
+                errno.EPERM,
+                f'nothing was changed: {missing} is not permitted in thread '
+                f'{_thread_name(thread)}, and permitted can only be reduced',
+            )
 
 
 def _drop_bounding(names: Iterable[str]) -> 'list[Step]':
     return [
-        _prctl(f'dropping {name} from bounding', _caps.PR_CAPBSET_DROP, bit)
+        _prctl('dropping from bounding', _caps.PR_CAPBSET_DROP, bit)
         for name in names
         for bit in [CapSet(name).mask.bit_length() - 1]
     ]
@@ -247,6 +300,7 @@ def drop(
     before = Caps.from_process()
     is_new = uid is not None or gid is not None or bool(gids)
     _check_drop(kept, before.permitted, uid, gid, is_new)
+    _check_permitted(before.permitted)
     steps = [_capset(Caps(effective=before.permitted, permitted=before.permitted))]
     if 'cap_setpcap' in before.permitted:
         steps += _drop_bounding(CapSet.all())
@@ -259,7 +313,7 @@ def drop(
         keeping = _prctl('keeping capabilities', _caps.PR_SET_KEEPCAPS, 1)
         steps += [keeping] if kept and uid else []
         steps.append((f'setresuid to {uid}', (_caps.SETRESUID, uid, uid, uid)))
-        steps += [_prctl('no longer', _caps.PR_SET_KEEPCAPS, 0)] if kept and uid else []
+        steps += [_prctl('keeping no more', _caps.PR_SET_KEEPCAPS, 0)] if kept and uid else []
     steps.append(_capset(Caps(effective=kept, permitted=kept)))
     ids = os.getresuid(), os.getresgid()
     _make(steps + [_NO_NEW_PRIVS] * no_new_privs, all_threads=True)
@@ -271,14 +325,16 @@ def drop(
 def _id(kind: str, name: str | int) -> int:
     """The number of a user or group."""
     if isinstance(name, int):
-        return name
-    if kind == 'user':
-        import pwd
-
-        return pwd.getpwnam(name).pw_uid
+        if 0 <= name < 2**32 - 1:  # which setresuid(2) takes for no change
+            return name
+        raise LookupError(f'{name} is not the number of a {kind}')
     import grp
+    import pwd
 
-    return grp.getgrnam(name).gr_gid
+    try:
+        return pwd.getpwnam(name).pw_uid if kind == 'user' else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise LookupError(f'there is no {kind} {name!r}') from None
 
 
 def _ids(user: str | int | None, group: str | int | None) -> tuple[int | None, int | None]:
@@ -313,15 +369,21 @@ def _check_drop(
 
 def _check_threads(kept: CapSet, uid: int | None, gid: int | None) -> None:
     """RuntimeError unless every thread is what drop() promised."""
+    wanted = dict.fromkeys(('CapEff', 'CapPrm'), kept.mask) | dict.fromkeys(('CapInh', 'CapAmb'), 0)
     for thread in os.listdir('/proc/self/task'):
-        status = _status(f'/proc/self/task/{thread}')
-        sets = {name: int(status[name], 16) for name in ('CapEff', 'CapPrm', 'CapInh', 'CapAmb')}
-        wanted = {'CapEff': kept.mask, 'CapPrm': kept.mask, 'CapInh': 0, 'CapAmb': 0}
-        ids = [(status['Uid'], uid), (status['Gid'], gid)]
+        try:
+            status = _status(f'/proc/self/task/{thread}')
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            continue
+        if status['State'][0] in 'ZX':  # so has this one, though it is listed
+            continue
+        sets = {name: int(status[name], 16) for name in wanted}
+        ids = {'Uid': uid, 'Gid': gid}
         if sets != wanted or any(
-            new is not None and set(have.split()) != {str(new)} for have, new in ids
+            new is not None and set(status[name].split()) != {str(new)} for name, new in ids.items()
         ):
-            raise RuntimeError(f'thread {_thread_name(int(thread))} did not drop: {status}')
+            found = ', '.join(f'{name} {status[name]}' for name in (*ids, *wanted))
+            raise RuntimeError(f'thread {_thread_name(int(thread))} did not drop: {found}')
 
 
 def _try_to_return(
@@ -355,12 +417,12 @@ class raised:
 
     names: capabilities; all that are permitted without any.
     Raises OSError, EPERM for what is not permitted; RuntimeError in a generator or coroutine, or
-    where it is not the subject of a with statement; see capset(2).
+    where contextlib's ExitStack enters it; see capset(2).
     """
 
     def __init__(self, *names: str | int) -> None:
         self._names = CapSet(names)
-        self._before: list[CapSet] = []
+        self._before: dict[int, list[CapSet]] = {}
 
     def __enter__(self) -> CapSet:
         caller = sys._getframe(1)
@@ -374,7 +436,7 @@ class raised:
         caps = Caps.from_process()
         before = caps.effective.copy()
         caps.activate(*(self._names or caps.permitted)).apply()
-        self._before.append(before)
+        self._before.setdefault(get_native_id(), []).append(before)
         return caps.effective
 
     def __exit__(
@@ -384,7 +446,7 @@ class raised:
         traceback: 'TracebackType | None',
     ) -> None:
         caps = Caps.from_process()
-        caps.effective = self._before.pop() & caps.permitted
+        caps.effective = self._before[get_native_id()].pop() & caps.permitted
         caps.apply()
 
 
@@ -407,10 +469,12 @@ def command(
     bounding: its bounding set; by default what it is now.
     user, group, groups: as for `drop`.
     Raises OSError, EPERM for what this process may not give; LookupError for an unknown account;
-    see execve(2) and capabilities(7).
+    ValueError for one string; see execve(2) and capabilities(7).
     """
     import errno
 
+    if isinstance(argv, (str, bytes)) or not argv:
+        raise ValueError(f'{argv!r} is not a program and its arguments')
     uid, gid = _ids(user, group)
     gids = [_id('group', one) for one in groups]
     now = IAB.from_process()
@@ -422,16 +486,27 @@ def command(
     if bounding is not None:
         after.bounding = bounding
     is_new = uid is not None or gid is not None or bool(gids)
-    needed = CapSet(['cap_setuid'] * (uid is not None) + ['cap_setgid'] * is_new)
+    needed = CapSet(['cap_setgid'] if is_new else [])
+    needed |= ['cap_setuid'] if uid not in (None, os.getuid(), os.geteuid()) else []
     needed |= ['cap_setpcap'] if after.bounding != now.bounding else []
-    given = _given_by_execve(now)
-    raisable = now.inheritable | (now.bounding if 'cap_setpcap' in given else given)
-    broken = first_broken(
-        ('setpriv', needed - given, 'execve(2) does not give it to a program of this process'),
-        ('ambient', after.ambient - given, 'execve(2) does not give it to a program'),
-        ('bounding', after.bounding - now.bounding, 'bounding can only be reduced'),
-        ('inheritable', after.inheritable - (raisable & after.bounding), 'it must be bounding'),
-    )
+    given, bits = _given_by_execve(now), SecureBits.from_process()
+    raisable = CapSet.all() if 'cap_setpcap' in given else given
+    if missing := needed - given:
+        broken = f'{missing} is needed, and execve(2) does not give it to programs of this process'
+    elif 'keep_caps_locked' in bits:
+        broken = 'setpriv(1) sets the secure bit keep_caps, which is locked'
+    elif after.ambient and 'no_cap_ambient_raise' in bits:
+        broken = f'{after.ambient} cannot be ambient: the secure bit no_cap_ambient_raise is set'
+    else:
+        broken = first_broken(
+            ('ambient', after.ambient - given, 'execve(2) does not give it to a program'),
+            ('bounding', after.bounding - now.bounding, 'bounding can only be reduced'),
+            (
+                'inheritable',
+                after.inheritable - (now.inheritable | (raisable & after.bounding)),
+                'it must be in the bounding set and, without cap_setpcap, permitted',
+            ),
+        )
     if broken:
         raise OSError(errno.EPERM, broken)
     words = ['setpriv']
@@ -456,6 +531,7 @@ def _setpriv_name(name: str) -> str:
 
 def _given_by_execve(now: IAB) -> CapSet:
     """What a program without capabilities of its own has permitted when this process runs it."""
-    if os.geteuid() == 0 and 'noroot' not in SecureBits.from_process():
-        return now.bounding | now.inheritable
-    return now.ambient
+    if os.geteuid() != 0 or 'noroot' in SecureBits.from_process():
+        return now.ambient
+    given = now.bounding | now.inheritable
+    return given & Caps.from_process().permitted if no_new_privs() else given

@@ -19,7 +19,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_THREADS = 16384, PATIENCE = 2 /* seconds */ };
+enum { MAX_THREADS = 16384 };
+/* Seconds without a newcomer after which a round is given up; they make two and a half in all. */
+static const double FIRST_ROUND = 0.004, LAST_ROUND = 0.256;
 enum { ASKED, CAME, DONE, GONE };
 enum { OPEN, COMMITTED, CANCELLED };
 
@@ -30,6 +32,7 @@ static struct slot {
 	int error, call;
 } slots[MAX_THREADS];
 static int used, scans;
+static unsigned long stopped; /* threads that the last scan found so */
 
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 static atomic_int decision;
@@ -146,7 +149,7 @@ static int ask_all(pid_t self, int signal)
 	if (tasks < 0)
 		return errno;
 	scans++;
-	unsigned long stopped = 0;
+	stopped = 0;
 	long length;
 	while ((length = syscall(SYS_getdents64, tasks, entries, sizeof entries)) > 0)
 		for (long at = 0; at < length;) {
@@ -222,15 +225,36 @@ static void guard_fork(void)
 	pthread_atfork(lock, unlock, unlock);
 }
 
+/* Lets all go on for a while: who came may hold what another needs before it can come, as a
+   thread that holds Python's lock keeps one from returning from vfork(2). */
+static void retreat(double seconds)
+{
+	struct outcome ignored = {0};
+	withdraw(ETIMEDOUT, &ignored);
+	decide(CANCELLED, &ignored);
+	pause_for((long)(seconds * 1e9));
+}
+
 /* 0 when all other threads have come, else why they have not. */
 static int stop_others(pid_t self)
 {
 	int signal = claim_signal();
 	int error = signal ? ETIMEDOUT : EBUSY;
-	for (double end = now() + PATIENCE; error == ETIMEDOUT && now() < end;) {
-		error = ask_all(self, signal);
-		if (error == ETIMEDOUT)
-			pause_for(100000);
+	for (double round = FIRST_ROUND; error == ETIMEDOUT && round < LAST_ROUND; round *= 1.25) {
+		if (round > FIRST_ROUND)
+			retreat(round);
+		used = 0;
+		atomic_store(&decision, OPEN);
+		unsigned long most = 0;
+		for (double end = now() + round; error == ETIMEDOUT && now() < end;) {
+			error = ask_all(self, signal);
+			if (stopped > most) {
+				most = stopped;
+				end = now() + round;
+			}
+			if (error == ETIMEDOUT)
+				pause_for(100000);
+		}
 	}
 	return error;
 }
@@ -245,7 +269,6 @@ struct outcome threads_call(const struct call *calls, int count, bool everywhere
 	agenda = calls;
 	agenda_length = count;
 	used = 0;
-	atomic_store(&decision, OPEN);
 	int failing = 0, error = everywhere ? stop_others(self) : 0;
 	if (error)
 		withdraw(error, &outcome);

@@ -1,0 +1,92 @@
+"""What a test's child knows of its own threads, and threads of every kind for it to have."""
+
+import ctypes
+import os
+import sys
+import threading
+import time
+
+FIELDS = 'Uid', 'Gid', 'Groups', 'CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs'
+
+
+def status(thread):
+    """Some fields of a thread in /proc; None where it has ended."""
+    try:
+        with open(f'/proc/self/task/{thread}/status') as file:
+            fields = dict(line.rstrip('\n').split(':\t', 1) for line in file)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if fields['State'][0] in 'ZX':
+        return None
+    return {
+        name: int(fields[name], 16) if name[:3] == 'Cap' else fields[name].strip()
+        for name in FIELDS
+    }
+
+
+def threads():
+    """The fields of every living thread, by its id."""
+    found = {int(thread): status(thread) for thread in os.listdir('/proc/self/task')}
+    return {thread: fields for thread, fields in found.items() if fields}
+
+
+def seen(field):
+    """The values that a field has in this process's threads."""
+    return {fields[field] for fields in threads().values()}
+
+
+def wait_for(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'it never happened'
+        time.sleep(0.002)
+
+
+def start(work, *arguments, count=1):
+    """Threads that are at work."""
+    before = len(os.listdir('/proc/self/task'))
+    made = [threading.Thread(target=work, args=arguments, daemon=True) for _ in range(count)]
+    for thread in made:
+        thread.start()
+    wait_for(lambda: len(os.listdir('/proc/self/task')) >= before + count)
+    return made
+
+
+def refusal(function, *arguments, **options):
+    """The OSError of a call."""
+    try:
+        function(*arguments, **options)
+    except OSError as error:
+        return error
+    raise AssertionError('it was not refused')
+
+
+class Job(ctypes.Structure):
+    _fields_ = (
+        ('started', ctypes.c_int), ('stop', ctypes.c_int), ('fd', ctypes.c_int),
+        ('result', ctypes.c_long),
+    )  # fmt: skip
+
+
+class Raw:
+    """The library of rawthread.c."""
+
+    def __init__(self, path):
+        self.library = ctypes.CDLL(path)
+        self.library.start.restype = ctypes.c_long
+        self.jobs = []  # a thread must not outlive its job
+
+    def start(self, work, fd=-1):
+        """A thread made by clone(2); its id and its job."""
+        job = Job(fd=fd)
+        self.jobs.append(job)
+        thread = self.library.start(getattr(self.library, work), ctypes.byref(job))
+        assert thread > 0
+        wait_for(lambda: job.started)
+        return thread, job
+
+
+def leave():
+    """End the process at once, whatever its threads are at."""
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,610 @@
+"""One change on every thread of a process, whoever started it and whatever it is at."""
+
+import errno
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import needs, needs_root, python
+
+import caps
+
+PRELUDE = """
+import os, signal, sys, threading, time
+from caps import IAB, Caps, SecureBits, drop, set_no_new_privs
+from inside import *
+
+raw = Raw(sys.argv[1])
+DROP = Caps()
+"""
+
+needs_something = pytest.mark.skipif(
+    not caps.Caps.from_process().permitted, reason='needs something to drop'
+)
+
+
+@pytest.fixture(scope='module')
+def library(tmp_path_factory):
+    """The path of rawthread.c's library."""
+    path = tmp_path_factory.mktemp('rawthread') / 'rawthread.so'
+    source = Path(__file__).with_name('rawthread.c')
+    flags = ['-std=gnu11', '-O1', '-Wall', '-Wextra', '-Werror', '-shared', '-fPIC']
+    subprocess.run(['cc', *flags, source, '-o', path], check=True)
+    return path
+
+
+@pytest.fixture
+def child(library):
+    def run(code, *arguments, **options):
+        return python(PRELUDE + code, library, *arguments, cwd=Path(__file__).parent, **options)
+
+    return run
+
+
+# Whatever the threads are at.
+
+WORK = {
+    'sleep': 'start(time.sleep, 60, count=64)',
+    'read': 'start(os.read, os.pipe()[0], 1, count=64)',
+    'lock': 'start(lock.acquire, count=64)',
+    'lock for a time': 'start(lock.acquire, True, 60, count=64)',
+    'CPU': 'start(loop, count=64)',
+    'all of them': """
+for work in (time.sleep, 60), (os.read, os.pipe()[0], 1), (lock.acquire,), (loop,):
+    start(*work, count=16)
+""",
+    'raw reads': '[raw.start("read_once", os.pipe()[0]) for n in range(64)]',
+    'raw loops': '[raw.start("spin") for n in range(4)]',
+}
+
+
+@needs_something
+@pytest.mark.parametrize('work', WORK.values(), ids=WORK)
+def test_every_thread_changes_and_without_all_threads_only_one(child, work):
+    code = f"""
+def loop():
+    while not stop:
+        pass
+    time.sleep(60)
+
+sys.setswitchinterval(1e-4)
+stop, lock, before = [], threading.Lock(), status(os.getpid())['CapPrm']
+lock.acquire()
+{work}
+assert DROP.apply() is DROP
+assert status(os.getpid())['CapPrm'] == 0
+assert status(os.listdir('/proc/self/task')[-1])['CapPrm'] == before
+assert DROP.apply(all_threads=True) is DROP
+stop.append(1)
+for field in 'CapPrm', 'CapEff', 'CapInh', 'CapAmb':
+    assert seen(field) == {{0}}
+assert len(threads()) >= 5
+leave()
+"""
+    child(code)
+
+
+@needs_something
+def test_a_process_of_one_thread_needs_no_other(child):
+    child("DROP.apply(all_threads=True); assert seen('CapPrm') == {0}")
+
+
+@needs_something
+def test_the_asking_thread_may_be_any(child):
+    code = """
+start(time.sleep, 60, count=2)
+raw.start('spin')
+thread = threading.Thread(target=DROP.apply, kwargs={'all_threads': True})
+thread.start()
+thread.join()
+assert seen('CapPrm') == {0}
+leave()
+"""
+    child(code)
+
+
+@needs_root
+def test_glibc_leaves_raw_threads_at_root_and_drop_does_not(child):
+    code = """
+start(time.sleep, 60, count=2)
+raw.start('spin')
+os.setresuid(65534, 65534, 0)
+assert seen('Uid') == {'65534\\t65534\\t0\\t65534', '0\\t0\\t0\\t0'}
+os.setresuid(0, 0, 0)
+drop(user=65534, group=65534)
+assert seen('Uid') == seen('Gid') == {'65534\\t65534\\t65534\\t65534'}
+assert seen('CapPrm') == {0}
+leave()
+"""
+    child(code)
+
+
+@needs_something
+def test_an_asyncio_loop_goes_on(child):
+    code = """
+import asyncio
+
+async def main():
+    ticks = []
+    async def tick():
+        while True:
+            await asyncio.sleep(.01)
+            ticks.append(1)
+    task = asyncio.create_task(tick())
+    reader, writer = await asyncio.open_connection(sock=pair[0])
+    reading = asyncio.create_task(reader.readexactly(5))
+    await asyncio.to_thread(DROP.apply, all_threads=True)
+    seen_ticks = len(ticks)
+    pair[1].send(b'hello')
+    assert await reading == b'hello'
+    while len(ticks) < seen_ticks + 5:
+        await asyncio.sleep(.01)
+    task.cancel()
+
+import socket
+pair = socket.socketpair()
+asyncio.run(main())
+assert seen('CapPrm') == {0}
+"""
+    child(code)
+
+
+@needs_something
+def test_threads_of_a_subinterpreter_change_and_it_can_ask(child):
+    code = """
+try:
+    import _interpreters
+    create, run = (lambda: _interpreters.create('legacy')), _interpreters.exec
+except ImportError:
+    import _xxsubinterpreters
+    create, run = (lambda: _xxsubinterpreters.create(isolated=False)), _xxsubinterpreters.run_string
+
+def at_work():
+    global interpreter
+    interpreter = create()
+    run(interpreter, 'import time; time.sleep(.5)')
+    done.wait()
+    run(interpreter, '''
+from caps import Caps
+Caps('=').apply(all_threads=True)
+assert not Caps.from_process().permitted
+''')
+done = threading.Event()
+thread, = start(at_work)
+kept = Caps.from_process()
+kept.permitted -= ['cap_chown']
+kept.effective.clear()
+kept.apply(all_threads=True)
+assert seen('CapPrm') == {kept.permitted.mask}
+done.set()
+thread.join()
+assert seen('CapPrm') == {0}
+"""
+    child(code)
+
+
+# A thread that does not answer.
+
+APPLICATIONS = {
+    'Caps': 'DROP.apply(all_threads=True)',
+    'IAB': 'IAB(IAB.from_process()).apply(all_threads=True)',
+    'SecureBits': 'SecureBits(["keep_caps"]).apply(all_threads=True)',
+    'no_new_privs': 'set_no_new_privs()',
+    'drop': 'drop()',
+}
+
+
+@needs('cap_setpcap')
+@pytest.mark.parametrize('apply', APPLICATIONS.values(), ids=APPLICATIONS)
+def test_a_thread_that_blocks_all_signals_is_named_and_nothing_changes(child, apply):
+    code = f"""
+start(time.sleep, 60, count=3)
+thread, job = raw.start('deaf')
+before = threads()
+error = refusal(lambda: {apply})
+assert threads() == before
+job.stop = 1
+wait_for(lambda: job.result and not job.started and thread not in threads())
+time.sleep(.05)
+after = threads()
+del before[thread]
+assert after == before, 'it came later, when it was no longer asked'
+print(thread, error.errno, error.strerror)
+{apply}
+leave()
+"""
+    thread, number, reason = child(code).split(maxsplit=2)
+    assert int(number) == errno.ETIMEDOUT
+    assert reason.startswith(f'nothing was changed: no answer from thread {thread} (')
+    assert ',' not in reason, 'only one is to blame'
+
+
+@needs_something
+def test_of_many_that_do_not_answer_some_are_named_and_the_rest_counted(child):
+    code = """
+deaf = [raw.start('deaf') for n in range(20)]
+print(refusal(DROP.apply, all_threads=True).strerror)
+for _, job in deaf:
+    job.stop = 1
+wait_for(lambda: len(threads()) == 1)
+"""
+    reason = child(code)
+    assert reason.count('(') == 16
+    assert reason.endswith(' and 4 more\n')
+
+
+@needs('cap_kill', 'cap_setpcap')
+@pytest.mark.parametrize('apply', APPLICATIONS.values(), ids=APPLICATIONS)
+def test_a_thread_with_less_permitted_is_named_and_nothing_changes(child, apply):
+    code = f"""
+def less():
+    Caps('cap_kill=p').apply()
+    time.sleep(60)
+poor, = start(less)
+wait_for(lambda: len(seen('CapPrm')) == 2)
+start(time.sleep, 60, count=2)
+Caps('cap_setpcap,cap_kill=p').apply()
+DROP.permitted = 'cap_setpcap'
+before = threads()
+error = refusal(lambda: {apply})
+assert threads() == before
+print(poor.native_id, error.errno, error.strerror)
+leave()
+"""
+    if 'no_new_privs' in apply:
+        pytest.skip('it takes no capability')
+    thread, number, reason = child(code).split(maxsplit=2)
+    assert int(number) == errno.EPERM
+    assert reason.startswith('nothing was changed: cap_setpcap is not permitted in thread ')
+    assert thread in reason
+
+
+@needs('cap_kill', 'cap_setpcap')
+def test_a_thread_that_the_kernel_refuses_is_named_and_the_others_changed(child):
+    code = """
+def less():
+    iab = IAB()
+    iab.bounding -= ['cap_kill', 'cap_sys_resource']
+    iab.bounding &= IAB.from_process().bounding
+    iab.apply()
+    time.sleep(60)
+bound, = start(less)
+start(time.sleep, 60, count=2)
+wait_for(lambda: len(seen('CapBnd')) == 2)
+error = refusal(Caps(Caps.from_process(), inheritable='cap_kill').apply, all_threads=True)
+for thread, fields in threads().items():
+    assert bool(fields['CapInh']) == (thread != bound.native_id)
+print(bound.native_id, error.errno, error.strerror)
+leave()
+"""
+    thread, number, reason = child(code).split(maxsplit=2)
+    assert int(number) == errno.EPERM
+    assert reason.startswith('capset to ')
+    assert f': Operation not permitted in thread {thread} (' in reason
+    assert reason.endswith('), while all others were changed\n')
+
+
+# What cannot be asked at all.
+
+
+@needs_something
+def test_when_the_program_handles_every_signal_it_is_told_so(child):
+    code = """
+start(time.sleep, 60)
+before = threads()
+for number in range(signal.SIGRTMIN, signal.SIGRTMAX + 1):
+    assert raw.library.take(number) == 0
+error = refusal(DROP.apply, all_threads=True)
+assert threads() == before
+print(error.errno, error.strerror)
+leave()
+"""
+    number, reason = child(code).split(maxsplit=1)
+    assert int(number) == errno.EBUSY
+    assert reason == ('nothing was changed: no real-time signal is left to ask other threads by\n')
+
+
+@needs_something
+@pytest.mark.parametrize('left', range(4))
+def test_with_few_descriptors_left_all_threads_change_or_none(child, left):
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+start(time.sleep, 60, count=3)
+before, full = seen('CapPrm'), []
+try:
+    while True:
+        full.append(os.open('/dev/null', os.O_RDONLY))
+except OSError:
+    for _ in range(int(sys.argv[2])):
+        os.close(full.pop())
+try:
+    DROP.apply(all_threads=True)
+    print('changed')
+except OSError as error:
+    print(error.strerror)
+for fd in full:
+    os.close(fd)
+assert seen('CapPrm') in (before, {0})
+leave()
+"""
+    assert child(code, left) == ('changed\n' if left else 'Too many open files\n')
+
+
+# What the program had stays.
+
+
+@needs_something
+def test_system_calls_that_threads_sit_in_go_on(child):
+    code = """
+pipes = [os.pipe() for n in range(8)]
+jobs = [raw.start('read_once', out)[1] for out, _ in pipes[:4]]
+data = []
+start(lambda: data.append(os.read(pipes[4][0], 9)))
+slept = []
+def sleep():
+    began = time.monotonic()
+    time.sleep(.5)
+    slept.append(time.monotonic() - began)
+sleeping, = start(sleep)
+lock = threading.Lock()
+lock.acquire()
+locked = []
+start(lambda: locked.append(lock.acquire(timeout=30)))
+for _ in range(50):
+    DROP.apply(all_threads=True)
+assert not any(job.stop for job in jobs) and not data and not locked
+for _, into in pipes:
+    os.write(into, b'x')
+lock.release()
+wait_for(lambda: all(job.stop for job in jobs) and data and locked)
+assert [job.result for job in jobs] == [1] * 4
+assert data == [b'x'] and locked == [True]
+sleeping.join()
+assert .5 <= slept[0] < 3
+assert seen('CapPrm') == {0}
+"""
+    child(code)
+
+
+@needs_something
+def test_handlers_of_the_program_stay_and_still_fire(child):
+    code = """
+first, last = signal.SIGRTMIN, signal.SIGRTMAX
+fired = []
+signal.signal(signal.SIGUSR1, lambda number, frame: fired.append(number))
+signal.signal(last, lambda number, frame: fired.append(number))
+signal.signal(signal.SIGRTMAX - 1, signal.SIG_IGN)
+for number in range(first, last - 1):
+    if number != last - 5:
+        assert raw.library.take(number) == 0
+handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+start(time.sleep, 60, count=3)
+for _ in range(3):
+    DROP.apply(all_threads=True)
+assert seen('CapPrm') == {0}
+assert handlers == {number: signal.getsignal(number) for number in signal.valid_signals()}
+for number in range(first, last - 1):
+    if number != last - 5:
+        os.kill(os.getpid(), number)
+        wait_for(lambda: raw.library.times(number) == 1)
+os.kill(os.getpid(), last - 1)
+os.kill(os.getpid(), last)
+os.kill(os.getpid(), signal.SIGUSR1)
+assert sorted(fired) == [signal.SIGUSR1, last]
+leave()
+"""
+    child(code)
+
+
+@needs_something
+def test_a_handler_that_the_program_sets_later_is_its_own(child):
+    code = """
+start(time.sleep, 60, count=2)
+IAB.from_process().apply(all_threads=True)
+assert raw.library.take(signal.SIGRTMAX) == 0
+DROP.apply(all_threads=True)
+assert seen('CapPrm') == {0}
+assert raw.library.times(signal.SIGRTMAX) == 0
+leave()
+"""
+    child(code)
+
+
+@needs_something
+def test_a_signal_that_another_sends_does_nothing(child):
+    code = """
+start(time.sleep, 60, count=2)
+IAB.from_process().apply(all_threads=True)
+before = threads()
+for thread in before:
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGRTMAX)
+    os.kill(os.getpid(), signal.SIGRTMAX)
+assert threads() == before
+leave()
+"""
+    child(code)
+
+
+# Meanwhile.
+
+
+@needs_something
+@pytest.mark.parametrize(('relays', 'looks'), [('8', 100), ('0', 3)], ids=['raw', 'Python'])
+def test_no_thread_escapes_where_threads_start_and_end_all_the_time(child, relays, looks):
+    code = """
+def relay():
+    if not stop:
+        threading.Thread(target=relay, daemon=True).start()
+
+relays, looks, stop = int(sys.argv[2]), int(sys.argv[3]), []
+sys.setswitchinterval(1e-4)
+start(time.sleep, 60, count=20)
+jobs = [raw.start('relay')[1] for n in range(relays)]
+for n in range(8 - relays):
+    threading.Thread(target=relay, daemon=True).start()
+DROP.apply(all_threads=True)
+for _ in range(looks):
+    assert seen('CapPrm') == {0}
+for job in jobs:
+    job.stop = 1
+stop.append(1)
+wait_for(lambda: len(threads()) == 21)
+assert seen('CapPrm') == {0}
+leave()
+"""
+    for _ in range(10):
+        child(code, relays, looks)
+
+
+@needs_something
+def test_calls_at_the_same_time_do_not_block_each_other(child):
+    code = """
+def change(turns):
+    while time.monotonic() < end:
+        state = Caps.from_process()
+        state.effective = state.permitted if next(turns) % 2 else ()
+        state.apply(all_threads=True)
+        made.append(1)
+
+from itertools import count
+start(time.sleep, 60, count=8)
+made, end = [], time.monotonic() + 2
+changing = start(change, count(), count=2) + start(change, count(1), count=2)
+for thread in changing:
+    thread.join(30)
+    assert not thread.is_alive()
+assert len(made) > 20, made
+assert len(seen('CapEff')) == 1
+leave()
+"""
+    child(code)
+
+
+@needs('cap_setuid')
+def test_calls_while_glibc_changes_ids_do_not_block(child):
+    code = """
+def change():
+    while time.monotonic() < end:
+        os.setuid(0)
+        made.append(1)
+start(time.sleep, 60, count=8)
+made, end = [], time.monotonic() + 1
+changing, = start(change)
+while time.monotonic() < end:
+    IAB.from_process().apply(all_threads=True)
+changing.join(30)
+assert not changing.is_alive() and len(made) > 10
+leave()
+"""
+    child(code)
+
+
+@needs_something
+def test_forks_at_the_same_time_have_children_that_can_call(child):
+    code = """
+def change():
+    while time.monotonic() < end:
+        IAB.from_process().apply(all_threads=True)
+        made.append(1)
+
+def in_the_child():
+    start(time.sleep, 60)
+    DROP.apply(all_threads=True)
+    assert seen('CapPrm') == {0}
+
+start(time.sleep, 60, count=4)
+made, forks, end = [], 0, time.monotonic() + 2
+changing = start(change, count=2)
+while time.monotonic() < end:
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        try:
+            in_the_child()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    forks += 1
+for thread in changing:
+    thread.join(30)
+assert len(made) > 10 and forks > 10, (made, forks)
+assert 0 not in seen('CapPrm')
+leave()
+"""
+    child(code)
+
+
+@needs_something
+def test_programs_started_at_the_same_time_run(child):
+    code = """
+import subprocess
+def run():
+    while time.monotonic() < end:
+        assert subprocess.run(['true']).returncode == 0
+        runs.append(1)
+
+runs, end = [], time.monotonic() + 1.5
+running = start(run, count=3)
+calls = 0
+while time.monotonic() < end:
+    IAB.from_process().apply(all_threads=True)
+    calls += 1
+for thread in running:
+    thread.join()
+assert len(runs) > 10 and calls > 10, (runs, calls)
+"""
+    child(code)
+
+
+# The first thread.
+
+
+@needs_something
+@pytest.mark.parametrize('end', ['pthread_exit(None)', 'syscall(60, 0)'])
+def test_the_first_thread_may_have_ended(child, end):
+    code = f"""
+def outlive():
+    wait_for(lambda: status(os.getpid()) is None)
+    try:
+        drop()
+        assert seen('CapPrm') == {{0}} and len(threads()) == 3
+        print('dropped', flush=True)
+    finally:
+        os._exit(0)
+
+start(time.sleep, 60)
+raw.start('spin')
+start(outlive)
+ctypes.CDLL(None).{end}
+"""
+    assert child(code) == 'dropped\n'
+
+
+def test_thousands_of_calls_leave_nothing_behind(child):
+    code = """
+def held():
+    with open('/proc/self/statm') as file:
+        return int(file.read().split()[1])
+
+start(time.sleep, 60, count=4)
+state = Caps.from_process()
+def call(times):
+    for _ in range(times):
+        state.apply(all_threads=True)
+        try:
+            Caps(permitted=[63]).apply(all_threads=True)
+        except OSError:
+            pass
+call(200)
+fds, pages, ours = os.listdir('/proc/self/fd'), held(), threads()
+call(2000)
+assert os.listdir('/proc/self/fd') == fds
+assert held() - pages < 64, (pages, held())
+assert threads() == ours
+leave()
+"""
+    child(code)
