@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -246,13 +247,27 @@ def loot(scene, accounts):
     return path / 'loot'
 
 
+@contextmanager
+def sysctl(path, value):
+    """A setting of the kernel, for a while."""
+    file = Path('/proc/sys', path)
+    before = file.read_text()
+    try:
+        file.write_text(value)
+        yield
+    finally:
+        file.write_text(before)
+
+
 @pytest.fixture
 def hard_links():
     """Anybody may make a hard link of anything, as before Linux 3.6."""
-    switch = Path('/proc/sys/fs/protected_hardlinks')
-    before = switch.read_text()
-    try:
-        switch.write_text('0')
+    with sysctl('fs/protected_hardlinks', '0'):
         yield
-    finally:
-        switch.write_text(before)
+
+
+@pytest.fixture
+def few_keys():
+    """An account may have few keys."""
+    with sysctl('kernel/keys/maxkeys', '15'):
+        yield

@@ -393,12 +393,13 @@ def test_deleted_script_does_not_run_by_a_descriptor(
 
 
 def test_script_in_another_mount_namespace_does_not_run_what_has_its_name_here(
-    launchers, script, accounts, nest, namespaces
+    launchers, script, accounts, scene, loot, namespaces
 ):
-    path, other = script('pass', 'cap_kill=i'), nest.python('script.py')
+    path = script('pass', 'cap_kill=i')
+    tool = script('import sys\nexec(sys.argv[1])', None, name='tool.py')
     bind = 'mount --bind "$0" "$1" && echo ready && exec cat'
     holder = subprocess.Popen(
-        ['unshare', '-Urm', 'sh', '-c', bind, str(path), str(other)],
+        ['unshare', '-Urm', 'sh', '-c', bind, str(path), str(tool)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         user=accounts.b.uid,
@@ -406,12 +407,12 @@ def test_script_in_another_mount_namespace_does_not_run_what_has_its_name_here(
     )
     try:
         assert holder.stdout.readline() == b'ready\n'
-        cwd = f'/proc/{holder.pid}/root{nest.path}'
-        assert os.path.samefile(f'{cwd}/script.py', path)
-        done = launchers('python').run('./script.py', account=accounts.b, cwd=cwd)
+        cwd, code = f'/proc/{holder.pid}/root{scene}', f'open({str(loot)!r}, "w")'
+        assert os.path.samefile(f'{cwd}/tool.py', path)
+        done = launchers('python').run('./tool.py', code, account=accounts.b, cwd=cwd)
     finally:
         holder.communicate(timeout=10)
-    assert_only_naive_loses(launchers('python'), nest.loot.exists(), done)
+    assert_only_naive_loses(launchers('python'), loot.exists(), done)
 
 
 def test_planted_virtual_environment_is_not_entered(launchers, script, accounts, nest):
@@ -664,12 +665,17 @@ def test_home_that_others_write_to_customizes_nothing(launchers, script, account
 
 # How b, who may add files where the owner's home would be, makes it pass for the owner's.
 PRETENCES = {
-    'an innocent link': lambda den, home: home.symlink_to('/etc'),
-    'a link to where none can look': lambda den, home: (
+    'an innocent link': lambda den, home, a: home.symlink_to('/etc'),
+    'a link to where none can look': lambda den, home, a: (
         (den / 'closed').mkdir(),
         (den / 'closed').chmod(0),
         os.chown(den / 'closed', den.stat().st_uid, 0),
         home.symlink_to(den / 'closed/home'),
+    ),
+    "the owner's, which can be renamed": lambda den, home, a: (
+        home.parent.chmod(0o777),
+        home.mkdir(0o755),
+        os.chown(home, a.uid, a.gid),
     ),
 }
 
@@ -688,10 +694,10 @@ def test_home_that_others_can_exchange_customizes_nothing(
     pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'env': {'HOME': str(home)}}
     try:
         run('usermod', '-d', home, accounts.a.name, check=True)
-        pretend(nest.path, home)
+        pretend(nest.path, home, accounts.a)
         with subprocess.Popen([launchers('python').path, path], **pipes, **options) as process:
             assert process.stdout.readline() == b'ready\n'
-            home.unlink()
+            home.rename(public / 'old')
             home.symlink_to(nest.path)
             process.communicate(b'\n', timeout=10)
     finally:
@@ -811,9 +817,11 @@ libc = ctypes.CDLL(None, use_errno=True)
 add_key, keyctl = {'x86_64': (248, 250), 'aarch64': (217, 219)}[platform.machine()]
 join, search, session = 1, 10, -3
 """
-PLANT_KEY = """
+JOIN = """
 if libc.syscall(keyctl, join, None) < 0:
     sys.exit(os.strerror(ctypes.get_errno()))
+"""
+PLANT_KEY = """
 libc.syscall(add_key, b'user', b'token', b'planted', 7, session)
 os.execv(sys.argv[1], sys.argv[1:])
 """
@@ -825,10 +833,35 @@ if libc.syscall(keyctl, search, session, b'user', b'token', 0) > 0:
 
 def test_keys_of_the_caller_are_not_found(launchers, script, accounts, loot):
     path = script(KEYS + FIND_KEY, 'cap_kill=i')
-    plant = [PYTHON, '-c', KEYS + PLANT_KEY, launchers('python').path]
+    plant = [PYTHON, '-c', KEYS + JOIN + PLANT_KEY, launchers('python').path]
     done = run(*plant, path, loot, account=accounts.b)
     assert done.returncode == 0, done.stderr
     assert loot.exists() == launchers('python').naive
+
+
+EXHAUST = """
+import subprocess
+pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+held = [subprocess.Popen([sys.argv[1], sys.argv[2]], **pipes) for _ in range(20)]
+for process in held:
+    process.stdout.readline()
+libc.syscall(add_key, b'user', b'token', b'planted', 7, session)
+subprocess.run([sys.argv[1], *sys.argv[3:]])
+for process in held:
+    process.communicate(b'')
+"""
+
+
+@needs('cap_sys_admin')
+def test_keys_of_the_caller_are_not_found_when_the_owner_can_have_no_more(
+    launchers, script, accounts, loot, few_keys
+):
+    launcher = launchers('python')
+    waiting = script('print("ready", flush=True)\ninput()', 'cap_kill=i', name='waiting.py')
+    path = script(KEYS + FIND_KEY, 'cap_kill=i')
+    code = KEYS + JOIN + EXHAUST
+    run(PYTHON, '-c', code, launcher.path, waiting, path, loot, account=accounts.b, check=True)
+    assert loot.exists() == launcher.naive
 
 
 # Files that only root, or only one group can read, as the caller could hand them to the script.
@@ -850,10 +883,12 @@ def test_script_gets_nothing_of_its_caller(
     fd = os.open(secret, os.O_RDONLY)
     try:
         options = {'user': uid, 'group': uid, 'extra_groups': []} | hand(fd)
-        done = launchers('bash').run(script(text, 'cap_kill=i'), secret, fd, **options)
+        path = script(f'echo ran; {text}', 'cap_kill=i')
+        done = launchers('bash').run(path, secret, fd, **options)
     finally:
         os.close(fd)
-    assert (secret.read_text() in done.stdout) == launchers('bash').naive
+    expected = ['ran', secret.read_text()] if launchers('bash').naive else ['ran']
+    assert done.stdout.split() == expected
 
 
 def test_child_of_a_script_has_no_capability(launchers, script, accounts):
@@ -1190,7 +1225,7 @@ def test_log_neither_delays_nor_stops_anything(log, script, spoil, mark):
     kept = spoil(log)
     try:
         start = time.monotonic()
-        done = log.run(log.launcher.path, path)
+        done = log.run(log.launcher.path, path, timeout=5)
         assert time.monotonic() - start < 1
     finally:
         if kept:
