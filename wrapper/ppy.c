@@ -465,7 +465,8 @@ static void set_account(uid_t owner)
 	while (accounts && (account = fgetpwent(accounts)) && account->pw_uid != owner)
 		;
 	char home[PATH_MAX];
-	bool has_home = account && realpath(account->pw_dir, home) && is_home(home, owner);
+	bool has_home = account && *account->pw_dir == '/' && realpath(account->pw_dir, home) &&
+			is_home(home, owner);
 	set_variable("HOME", has_home ? home : "/");
 	if (account) {
 		set_variable("USER", account->pw_name);
@@ -521,6 +522,16 @@ static void clean_process(void)
 	    prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0) < 0 ||
 	    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) < 0 || personality(PER_LINUX) < 0)
 		refuse_errno("signals, timers and personality");
+}
+
+/* The caller's keys are not the script's. The new keyring is the caller's too, as long as he is
+   that: the owner's quota would be his to use up. Where a container forbids this, it forbids
+   finding keys as well. */
+static void leave_keyring(void)
+{
+	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS &&
+	    errno != EPERM)
+		refuse_errno("keyctl(2)");
 }
 
 /* Effective and permitted become `held`, inheritable becomes the mark's (none without one). */
@@ -632,6 +643,7 @@ int main(int argc, char **argv)
 		return failed ? REFUSED : 0;
 	clean_environment(script.st_uid);
 	clean_process();
+	leave_keyring();
 
 	log_launch(path, &script, mark);
 	drop_identity(&script, mark);
