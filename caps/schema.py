@@ -1,9 +1,9 @@
 """What each command prints with --json: one object of this shape, to which only keys are added.
 
-A leaf names its type, '| null' being what there may be nothing to say of; a list holds any number
-of what it shows.  `problems` are the sentences that standard error has too, and after a refusal
-they are all there is.  Each byte of a name that is not UTF-8 is a lone surrogate, \\udc80 to
-\\udcff, which Python's json and os.fsencode turn back into that byte.
+A leaf names its type, '| null' being what there may be nothing to say of, also behind a key; a
+list holds any number of what it shows.  `problems` are the sentences that standard error has too,
+and after a refusal they are all there is.  Each byte of a name that is not UTF-8 is a lone
+surrogate, \\udc80 to \\udcff, which Python's json and os.fsencode turn back into that byte.
 """
 
 from caps import Caps
@@ -50,7 +50,66 @@ INSTALLATION = {
     'allow_root': 'bool',
     **PROBLEMS,
 }
+IDS = {'real': 'int', 'effective': 'int', 'saved': 'int'}
+MOMENT: dict[str, object] = {  # a process before or after an execve(2)
+    'inheritable': ['str'],
+    'permitted': ['str'],
+    'effective': ['str'],
+    'ambient': ['str'],
+    'bounding': ['str'],
+    'uid': IDS,
+    'gid': IDS,
+    'groups': ['int'],
+    'securebits': ['str'],
+    'no_new_privs': 'bool',
+    'namespace_root': 'int | null',
+}
+EXECUTABLE = {
+    'path': 'str',
+    'real_path': 'str',
+    'links': [{'path': 'str', 'target': 'str'}],
+    'venv': 'str | null',
+    'mode': 'str',  # octal
+    'uid': 'int',
+    'gid': 'int',
+    'capabilities | null': {
+        'text': 'str',
+        'permitted': ['str'],
+        'inheritable': ['str'],
+        'effective': 'bool',  # the flag
+        'root_id': 'int',
+    },
+    'mount': {'point': 'str', 'type': 'str', 'nosuid': 'bool', 'noexec': 'bool'},
+    'shebang': 'str | null',
+    'is_program': 'bool',
+}
+EXPLANATION: dict[str, object] = {
+    'file': EXECUTABLE,
+    'interpreters': [EXECUTABLE],
+    'user': 'str | null',
+    'process': {'pid': 'int', 'name': 'str', **MOMENT},
+    'ppy | null': {
+        'path': 'str',
+        'checks': [{'holds': 'bool', 'text': 'str', 'mend': 'str | null'}],
+    },
+    'steps': [
+        {
+            'what': 'str',
+            'before': MOMENT,
+            'after | null': MOMENT,
+            'error': 'str | null',  # EPERM, ENOENT, ...
+            'secure': 'bool',  # AT_SECURE
+            'reasons': [{'rule': 'str', 'about': 'str', 'text': 'str'}],
+        }
+    ],
+    'error': 'str | null',
+    'after | null': MOMENT,
+    'not_modelled': ['str'],
+    'advice': [{'rule': 'str', 'text': 'str', 'command': 'str | null'}],
+    **PROBLEMS,
+}
 SCHEMA = {
+    'explain': EXPLANATION,
     'show': {'processes': [PROCESS], **PROBLEMS},
     'get': FILES,
     'set': FILES,
