@@ -35,7 +35,7 @@ def seen(field):
     return {fields[field] for fields in threads().values()}
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=30):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, 'it never happened'
@@ -44,11 +44,10 @@ def wait_for(condition, seconds=10):
 
 def start(work, *arguments, count=1):
     """Threads that are at work."""
-    before = len(os.listdir('/proc/self/task'))
     made = [threading.Thread(target=work, args=arguments, daemon=True) for _ in range(count)]
     for thread in made:
         thread.start()
-    wait_for(lambda: len(os.listdir('/proc/self/task')) >= before + count)
+    wait_for(lambda: {str(one.native_id) for one in made} <= {*os.listdir('/proc/self/task')})
     return made
 
 

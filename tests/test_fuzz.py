@@ -41,6 +41,7 @@ OWN = CapSet('cap_setgid,cap_setuid,cap_setpcap,cap_dac_override').mask  # what 
 FEW = 'cap_net_raw,cap_kill,cap_chown'
 STRANGER = 2_000_000_001  # neither a user nor a group
 SET_UP, EXEC = 99, 98  # statuses of a child that did not become ppy
+REFUSED = 126, 127
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = 200
 SHORT.maxlist = SHORT.maxset = SHORT.maxdict = 40
@@ -213,7 +214,7 @@ def draw_environment(rng, canary):
 
 
 def draw_limits(rng):
-    """Resource limits, by number."""
+    """Resource limits, by name."""
     choices = {
         'NOFILE': [0, 3, 4, 5, 8, 64],
         'FSIZE': [0, 1, 4096],
@@ -236,7 +237,7 @@ NAMES = [
     *(b'\xff\xfe', 'é'.encode(), b'-c', b'--help', b'x' * 255, b'~', b'*', b'x (deleted)', b' '),
 ]
 DECOYS = [
-    *('interpreter', 'capped', 'ppy', 'unmarked', 'library', 'directory', 'pipe', 'device'),
+    *('interpreter', 'capped', 'ppy', 'unmarked', 'system', 'directory', 'pipe', 'device'),
     *('absent', 'empty', 'dash', 'long', 'nothing', 'no argv', 'descriptor'),
 ]
 SPELLINGS = [
@@ -391,6 +392,7 @@ def wrong_environment(launch, environment):
 # What a user may have had ignored, and Python's own.
 IGNORABLE = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN}
 IGNORABLE |= {signal.SIGTTOU, signal.SIGPIPE, signal.SIGXFSZ}
+SILENCING = {'FSIZE', 'AS', 'DATA'}  # limits under which ppy cannot write, or glibc not start
 MESSAGE = re.compile(rb'ppy: [ -~]+\n')
 COERCED = (b'LC_CTYPE', b'C.UTF-8')  # Python's own doing, PEP 538
 
@@ -402,9 +404,11 @@ def violations(launch, place):
     if not launch.reports:
         if may_launch(launch) and not may_fail(launch):
             yield 'it should have been launched'
-        silent = 2 in launch.closed | launch.wrong or 'FSIZE' in launch.limits
-        if launch.status == 126 and not (silent or MESSAGE.fullmatch(launch.stderr)):
+        silent = 2 in launch.closed | launch.wrong or SILENCING & {*launch.limits}
+        if launch.status in REFUSED and not (silent or MESSAGE.fullmatch(launch.stderr)):
             yield f'its message is {launch.stderr}'
+        if not may_launch(launch) and launch.status not in (*REFUSED, EXEC, *range(-64, 0)):
+            yield f'something ran and ended with {launch.status}'
         return
     if len(launch.reports) > 1 or launch.reports[0]['name'] != 'marked':
         yield f'{[report["name"] for report in launch.reports]} ran'
@@ -467,7 +471,7 @@ def spell(launch, place, directory):
         'capped': installed.capped,
         'ppy': installed.ppy,
         'unmarked': place.root / 'unmarked.py',
-        'library': pwd.__spec__.origin if pwd.__spec__.has_location else ast.__file__,
+        'system': '/usr/bin/ldd',  # a script of root's that all may execute
         'directory': directory,
         'pipe': place.root / 'pipe',
         'device': '/dev/null',

@@ -513,9 +513,11 @@ static void clean_process(void)
 	for (const int *one = (const int[]){SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, 0};
 	     *one; one++)
 		sigaddset(&kept, *one);
+	/* the system call, since glibc's keeps two of them to itself; KILL and STOP are refused */
+	const unsigned long by_default[4] = {0};
 	for (int number = 1; number <= SIGRTMAX; number++)
 		if (!sigismember(&kept, number))
-			signal(number, SIG_DFL);
+			syscall(SYS_rt_sigaction, number, by_default, NULL, _NSIG / 8);
 	umask(umask(077) | 022);
 	if (setitimer(ITIMER_REAL, &off, NULL) < 0 || setitimer(ITIMER_VIRTUAL, &off, NULL) < 0 ||
 	    setitimer(ITIMER_PROF, &off, NULL) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0 ||
