@@ -1,6 +1,14 @@
 """How the documentation is built: 'make doc'."""
 
+import subprocess
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
+
+# Drawn anew at each build, from the model itself.
+here = Path(__file__).parent
+(here / 'drawn').mkdir(exist_ok=True)
+subprocess.run([sys.executable, here / 'figures.py', here / 'drawn'], check=True)
 
 project = 'caps and ppy'
 author = 'the caps-ppy authors'
