@@ -688,13 +688,14 @@ MUTANTS = {
 
 @pytest.mark.parametrize(('violation', 'mutations'), MUTANTS.values(), ids=MUTANTS)
 def test_a_ppy_that_lacks_a_defence_is_found_out(attempt, scene, monkeypatch, violation, mutations):
-    source = (ROOT / 'wrapper/ppy.c').read_text()
+    sources = shutil.copytree(ROOT / 'wrapper', scene / 'wrapper')
     for old, new in mutations:
-        assert source.count(old) == 1, f'ppy.c no longer has {old!r}, or more than once'
-        source = source.replace(old, new)
-    (scene / 'mutant.c').write_text(source)
+        text = {path: path.read_text() for path in sources.iterdir()}
+        assert sum(source.count(old) for source in text.values()) == 1, f'{old!r} is not there once'
+        for path, source in text.items():
+            path.write_text(source.replace(old, new))
     (scene / 'template').mkdir()
-    command = ['gcc', '-w', '-static-pie', '-fPIE', '-I', ROOT / 'ext', scene / 'mutant.c']
+    command = ['gcc', '-w', '-static-pie', '-fPIE', '-I', ROOT / 'ext', sources / 'ppy.c']
     subprocess.run([*command, '-o', scene / 'template/ppy', '-lcap'], check=True)
     monkeypatch.setattr('caps.install.__file__', str(scene / 'template/install.py'))
     found = (n for n, _, wrong in attempt(1000, 'mutant') if any(violation in w for w in wrong))

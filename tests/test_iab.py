@@ -309,7 +309,7 @@ iab = IAB.from_process()
 iab.inheritable.add('cap_kill')
 iab.ambient.add('cap_kill')
 iab.apply()
-os.execvp('grep', ['grep', 'CapEff', '/proc/self/status'])
+os.execv('/bin/grep', ['grep', 'CapEff', '/proc/self/status'])
 """
     assert int(child(code).split()[1], 16) == 1 << libcap.NAMES.index('cap_kill')
 

@@ -137,11 +137,11 @@ PLANTED = {
     'small buffer': ('xattr', 'ext/capstate.h', ' + 3 * sizeof(int)', ''),
     'leak': ('xattr', 'ext/capstate.h', 'if (object)', 'if (!object)'),
     'no reason': ('xattr', 'ext/capstate.h', '\terrno = 0;\n', ''),
-    'long name': ('walk', 'wrapper/ppy.c', 'name[n] && n < PATH_MAX', 'name[n]'),
-    'symbolic link': ('walk', 'wrapper/ppy.c', 'O_PATH | O_NOFOLLOW |', 'O_PATH |'),
-    'other file': ('walk', 'wrapper/ppy.c', '|| found.st_ino != expected->st_ino', ''),
-    'high bit': ('walk', 'wrapper/ppy.c', "|| *c > '~'", ''),
-    'sticky parent': ('walk of ppy-check', 'wrapper/ppy.c', 'S_ISVTX && !is_last', 'S_ISVTX'),
+    'long name': ('walk', 'wrapper/message.h', 'name[n] && n < PATH_MAX', 'name[n]'),
+    'symbolic link': ('walk', 'wrapper/walk.h', 'O_PATH | O_NOFOLLOW |', 'O_PATH |'),
+    'other file': ('walk', 'wrapper/walk.h', '|| found.st_ino != expected->st_ino', ''),
+    'high bit': ('walk', 'wrapper/clean.h', "|| *c > '~'", ''),
+    'sticky parent': ('walk of ppy-check', 'wrapper/walk.h', 'S_ISVTX && !is_last', 'S_ISVTX'),
 }
 
 

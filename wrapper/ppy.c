@@ -2,38 +2,16 @@
    other privilege. main() reads from top to bottom, all looking is done as the caller, and what
    is not exactly as it must be ends in must() or refuse(). With -DCHECK_ONLY it is ppy-check. */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
 #include <grp.h>
-#include <limits.h>
-#include <linux/keyctl.h>
 #include <linux/securebits.h>
-#include <pwd.h>
-#include <signal.h>
-#include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/personality.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
-#include <sys/time.h>
-#include <sys/uio.h>
-#include <sys/un.h>
-#include <unistd.h>
 
-#include "capstate.h"
+#include "clean.h"
 
-#ifndef CHECK_ONLY
-#define CHECK_ONLY 0
-#endif
-
-enum { REFUSED = 126, NOT_FOUND = 127 };
 enum { FILE_BITS = 64 }; /* what a security.capability attribute can name */
-enum { LOG_AUTHPRIV_INFO = 10 << 3 | 6, LOG_AUTHPRIV_WARNING = 10 << 3 | 4 };
 
 /* The installer fills this in its copy of ppy; volatile, because the compiler sees it empty. */
 static const volatile struct {
@@ -50,104 +28,6 @@ static const char install[] = "caps ppy install";
 static const cap_value_t own[] = {CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_DAC_OVERRIDE};
 static const cap_value_t open_capped = CAP_DAC_OVERRIDE; /* none but root may execute the copy */
 enum { OWN = sizeof own / sizeof *own };
-
-static uid_t caller;
-static gid_t caller_group;
-
-static bool failed; /* in ppy-check, which goes on to the next check */
-static char message[8 * PATH_MAX + 1024];
-
-/* A name as a shell reads it back, so that none can fool the terminal or the admin's paste. */
-static const char *quote(const char *name)
-{
-	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-				    "0123456789_./+,:=@%-";
-	static char quoted[4 * PATH_MAX + 4];
-	if (*name && !name[strspn(name, plain)])
-		return name;
-	char *end = stpcpy(quoted, "$'");
-	for (size_t n = 0; name[n] && n < PATH_MAX; n++)
-		end +=
-		    sprintf(end, strchr(plain, name[n]) ? "%c" : "\\x%02x", (unsigned char)name[n]);
-	strcpy(end, "'");
-	return quoted;
-}
-
-/* One message to syslog, which must neither delay nor stop a launch: if it is lost, it is lost. */
-static void log_message(int priority)
-{
-	struct sockaddr_un log = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
-	char header[64];
-	int length = snprintf(header, sizeof header, "<%d>ppy[%d]: from uid %u gid %u: ", priority,
-			      getpid(), caller, caller_group);
-	struct iovec parts[] = {{header, (size_t)length}, {message, strlen(message)}};
-	struct msghdr datagram = {&log, sizeof log, parts, 2, NULL, 0, 0};
-	CAPS_OPEN int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0)
-		sendmsg(fd, &datagram, MSG_NOSIGNAL);
-}
-
-static void print_message(int fd, const char *prefix)
-{
-	struct iovec parts[] = {
-	    {(char *)prefix, strlen(prefix)}, {message, strlen(message)}, {"\n", 1}};
-	if (writev(fd, parts, 3) < 0)
-		failed = true;
-}
-
-/* A rule is what must hold of the subject; a mend is the command that makes it hold, and takes
-   the subject as its argument where it ends in a space. */
-static void compose(const char *subject, const char *rule, const char *mend)
-{
-	const char *name = quote(subject);
-	const char *argument = mend && mend[strlen(mend) - 1] == ' ' ? name : "";
-	snprintf(message, sizeof message, "%s: %s%s%s%s", name, rule, mend ? "; mend: " : "",
-		 mend ? mend : "", argument);
-}
-
-static _Noreturn void refuse(int status, const char *subject, const char *rule, const char *mend)
-{
-	compose(subject, rule, mend);
-	if (!CHECK_ONLY) { /* first, since the caller's standard error may be the end of ppy */
-		close(0);  /* and in a place that no limit denies it */
-		log_message(LOG_AUTHPRIV_WARNING);
-	}
-	print_message(2, CHECK_ONLY ? "REFUSED " : "ppy: ");
-	_exit(failed ? REFUSED : status);
-}
-
-static _Noreturn void refuse_errno(const char *subject)
-{
-	refuse(REFUSED, subject, strerror(errno), NULL);
-}
-
-static void must(bool holds, const char *subject, const char *rule, const char *mend)
-{
-	if (!CHECK_ONLY && !holds)
-		refuse(REFUSED, subject, rule, mend);
-	if (!CHECK_ONLY)
-		return;
-	failed |= !holds;
-	compose(subject, rule, holds ? NULL : mend);
-	print_message(1, holds ? "ok      " : "REFUSED ");
-}
-
-/* Nothing but 0, 1 and 2 goes on, and these are open for what they are for: where the caller closed
-   one, the next file opened would take its place, and glibc puts the wrong end of a device there.
- */
-static void tidy_descriptors(void)
-{
-	if (syscall(SYS_close_range, 3U, ~0U, 0) < 0)
-		refuse_errno("close_range(2)");
-	for (int fd = 0; fd <= 2; fd++) {
-		int flags = fcntl(fd, F_GETFL);
-		if (flags >= 0 && (flags & O_ACCMODE) != (fd == 0 ? O_WRONLY : O_RDONLY))
-			continue;
-		close(fd);
-		if (open("/dev/null", O_RDWR) != fd)
-			refuse_errno("/dev/null");
-	}
-}
 
 static void read_record(void)
 {
@@ -185,18 +65,6 @@ static void must_have(bool holds, cap_value_t cap, const char *rule, const char 
 {
 	CAPS_OWNED char *name = cap_to_name(cap);
 	must(holds, name ? name : "a capability", rule, mend);
-}
-
-/* The path by which the kernel knows an open file, which is the one that is checked and run. */
-static void locate(int fd, const char *name, char path[PATH_MAX])
-{
-	char buffer[CAPS_FD_PATH];
-	ssize_t length = readlink(caps_fd_path(buffer, fd), path, PATH_MAX);
-	if (length < 0)
-		refuse_errno("/proc");
-	if (length == PATH_MAX || *path != '/')
-		refuse(REFUSED, name, "must have an absolute path below PATH_MAX", NULL);
-	path[length] = '\0';
 }
 
 /* ppy's own program: for ppy-check the one beside it. */
@@ -272,62 +140,6 @@ static int open_script(const char *name)
 	must(!denied, name, "must be executable for its caller, and not on a noexec mount",
 	     "chmod a+x ");
 	return fd;
-}
-
-static bool writable_by_others(const struct stat *st)
-{
-	return st->st_mode & (S_IWGRP | S_IWOTH); /* an ACL's mask is the group's bits */
-}
-
-static bool is_theirs(const struct stat *st, uid_t owner)
-{
-	return st->st_uid == 0 || st->st_uid == owner;
-}
-
-/* In a sticky directory others cannot rename what is not theirs, but can add to it. */
-static bool is_closed(const struct stat *st, bool is_last)
-{
-	return !writable_by_others(st) || (st->st_mode & S_ISVTX && !is_last);
-}
-
-static void check_directory(int fd, const char *path, uid_t owner, bool is_last)
-{
-	struct stat st;
-	if (fstat(fd, &st) < 0)
-		refuse_errno(path);
-	must(is_theirs(&st, owner), path,
-	     owner ? "must be owned by root or the script's owner" : "must be owned by root",
-	     "chown root ");
-	must(is_closed(&st, is_last), path, "must not be writable by group or others",
-	     "chmod go-w ");
-}
-
-/* Every directory is opened in the one checked before it, so none can be exchanged meanwhile. */
-static void walk_to(const char *path, uid_t owner, const struct stat *expected)
-{
-	char walked[PATH_MAX];
-	strcpy(walked, path);
-	char *name = walked + 1;
-	int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		refuse_errno("/");
-	check_directory(fd, "/", owner, !strchr(name, '/'));
-	for (char *slash; (slash = strchr(name, '/')); name = slash + 1) {
-		*slash = '\0';
-		int next = openat(fd, name, O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC);
-		if (next < 0)
-			refuse_errno(walked);
-		close(fd);
-		fd = next;
-		check_directory(fd, walked, owner, !strchr(slash + 1, '/'));
-		*slash = '/';
-	}
-	struct stat found;
-	if (fstatat(fd, name, &found, AT_SYMLINK_NOFOLLOW) < 0)
-		refuse_errno(path);
-	close(fd);
-	if (expected && (found.st_dev != expected->st_dev || found.st_ino != expected->st_ino))
-		refuse(REFUSED, path, "must be the file that was opened", NULL);
 }
 
 static cap_t read_mark(int fd, const char *path, const char *rule, const char *mend)
@@ -410,132 +222,6 @@ static void check_programs(const struct stat *script, cap_t mark)
 	}
 }
 
-static char *environment[32];
-static char environment_text[4 * PATH_MAX];
-
-static void set_variable(const char *name, const char *value)
-{
-	static size_t count, used;
-	size_t left = sizeof environment_text - used;
-	int length = snprintf(environment_text + used, left, "%s=%s", name, value);
-	if (length < 0 || (size_t)length >= left ||
-	    count == sizeof environment / sizeof *environment - 1)
-		refuse(REFUSED, name, "must fit the environment", NULL);
-	environment[count++] = environment_text + used;
-	used += (size_t)length + 1;
-}
-
-/* What the caller may set names no file and formats nothing: printable, without / and %. */
-static void keep_variable(const char *name)
-{
-	const char *value = getenv(name);
-	bool zone = strcmp(name, "TZ") == 0;
-	if (!value || strlen(value) > 128)
-		return;
-	for (const char *c = value; *c; c++)
-		if (*c <= ' ' || *c > '~' || *c == '%' || (*c == '/' && !zone))
-			return;
-	if (!zone || !(*value == ':' || *value == '/' || strstr(value, "..")))
-		set_variable(name, value);
-}
-
-/* Python runs what it finds below HOME: that must be as far out of others' reach as the script is.
-   As each directory is closed before what it has is looked at, nobody can exchange that. */
-static bool is_home(const char *path, uid_t owner)
-{
-	char walked[PATH_MAX];
-	for (const char *end = path; *end;) {
-		struct stat st;
-		end = strchrnul(end + 1, '/');
-		snprintf(walked, sizeof walked, "%.*s", (int)(end - path), path);
-		if (lstat(walked, &st) < 0 || !S_ISDIR(st.st_mode) || !is_theirs(&st, owner) ||
-		    !is_closed(&st, !*end))
-			return false;
-	}
-	return true;
-}
-
-/* From /etc/passwd alone, since other sources of accounts would be code and files of their own. */
-static void set_account(uid_t owner)
-{
-	FILE *accounts = fopen("/etc/passwd", "re");
-	if (!accounts && errno != ENOENT)
-		refuse_errno("/etc/passwd");
-	struct passwd *account = NULL;
-	while (accounts && (account = fgetpwent(accounts)) && account->pw_uid != owner)
-		;
-	char home[PATH_MAX];
-	bool has_home = account && *account->pw_dir == '/' && realpath(account->pw_dir, home) &&
-			is_home(home, owner);
-	set_variable("HOME", has_home ? home : "/");
-	if (account) {
-		set_variable("USER", account->pw_name);
-		set_variable("LOGNAME", account->pw_name);
-	}
-	if (accounts)
-		fclose(accounts);
-}
-
-static void set_number(const char *name, unsigned int number)
-{
-	char digits[16];
-	snprintf(digits, sizeof digits, "%u", number);
-	set_variable(name, digits);
-}
-
-static void clean_environment(uid_t owner)
-{
-	static const char kept[][20] = {"TERM",	       "COLORTERM",	    "NO_COLOR",
-					"LANG",	       "LANGUAGE",	    "TZ",
-					"LC_ALL",      "LC_ADDRESS",	    "LC_COLLATE",
-					"LC_CTYPE",    "LC_IDENTIFICATION", "LC_MEASUREMENT",
-					"LC_MESSAGES", "LC_MONETARY",	    "LC_NAME",
-					"LC_NUMERIC",  "LC_PAPER",	    "LC_TELEPHONE",
-					"LC_TIME"};
-	for (size_t n = 0; n < sizeof kept / sizeof *kept; n++)
-		keep_variable(kept[n]);
-	set_account(owner);
-	set_variable("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-	set_variable("SHELL", "/bin/sh");
-	set_number("PPY_UID", caller);
-	set_number("PPY_GID", caller_group);
-}
-
-/* What execve(2) would hand on besides the environment, and could disturb the script. That a user
-   detached it or stopped its terminal's signals (nohup, a job in the background) stays. */
-static void clean_process(void)
-{
-	const struct itimerval off = {0};
-	const unsigned long slack = 50000; /* nanoseconds; prctl(2) has it for the first process */
-	sigset_t kept, none;
-	sigemptyset(&none);
-	sigemptyset(&kept);
-	for (const int *one = (const int[]){SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, 0};
-	     *one; one++)
-		sigaddset(&kept, *one);
-	/* the system call, since glibc's keeps two of them to itself; KILL and STOP are refused */
-	const unsigned long by_default[4] = {0};
-	for (int number = 1; number <= SIGRTMAX; number++)
-		if (!sigismember(&kept, number))
-			syscall(SYS_rt_sigaction, number, by_default, NULL, _NSIG / 8);
-	umask(umask(077) | 022);
-	if (setitimer(ITIMER_REAL, &off, NULL) < 0 || setitimer(ITIMER_VIRTUAL, &off, NULL) < 0 ||
-	    setitimer(ITIMER_PROF, &off, NULL) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0 ||
-	    prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0) < 0 ||
-	    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) < 0 || personality(PER_LINUX) < 0)
-		refuse_errno("signals, timers and personality");
-}
-
-/* The caller's keys are not the script's. The new keyring is the caller's too, as long as he is
-   that: the owner's quota would be his to use up. Where a container forbids this, it forbids
-   finding keys as well. */
-static void leave_keyring(void)
-{
-	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS &&
-	    errno != EPERM)
-		refuse_errno("keyctl(2)");
-}
-
 /* Effective and permitted become `held`, inheritable becomes the mark's (none without one). */
 static cap_t new_state(const cap_value_t *held, int count, cap_t mark)
 {
@@ -578,9 +264,6 @@ static void drop_identity(const struct stat *script, cap_t mark)
 	if (setresuid(script->st_uid, script->st_uid, script->st_uid) < 0)
 		refuse_errno("setresuid(2)");
 	set_state(&open_capped, 1, mark);
-	/* a new keyring: where a container forbids this, it forbids finding the caller's keys too
-	 */
-	syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
 }
 
 static bool is_state(cap_t mark)

@@ -1,0 +1,158 @@
+/* What the script gets instead of its caller's: descriptors, environment, signals, keys. */
+#ifndef CLEAN_H
+#define CLEAN_H
+
+#include <linux/keyctl.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+
+#include "walk.h"
+
+/* Nothing but 0, 1 and 2 goes on, each open for what it is for: where the caller closed one, the
+   next file opened would take its place, and glibc puts the wrong end of a device there. */
+static void tidy_descriptors(void)
+{
+	if (syscall(SYS_close_range, 3U, ~0U, 0) < 0)
+		refuse_errno("close_range(2)");
+	for (int fd = 0; fd <= 2; fd++) {
+		int flags = fcntl(fd, F_GETFL);
+		if (flags >= 0 && (flags & O_ACCMODE) != (fd == 0 ? O_WRONLY : O_RDONLY))
+			continue;
+		close(fd);
+		if (open("/dev/null", O_RDWR) != fd)
+			refuse_errno("/dev/null");
+	}
+}
+
+static char *environment[32];
+static char environment_text[4 * PATH_MAX];
+
+static void set_variable(const char *name, const char *value)
+{
+	static size_t count, used;
+	size_t left = sizeof environment_text - used;
+	int length = snprintf(environment_text + used, left, "%s=%s", name, value);
+	if (length < 0 || (size_t)length >= left ||
+	    count == sizeof environment / sizeof *environment - 1)
+		refuse(REFUSED, name, "must fit the environment", NULL);
+	environment[count++] = environment_text + used;
+	used += (size_t)length + 1;
+}
+
+/* What the caller may set names no file and formats nothing: printable, without / and %. */
+static void keep_variable(const char *name)
+{
+	const char *value = getenv(name);
+	bool zone = strcmp(name, "TZ") == 0;
+	if (!value || strlen(value) > 128)
+		return;
+	for (const char *c = value; *c; c++)
+		if (*c <= ' ' || *c > '~' || *c == '%' || (*c == '/' && !zone))
+			return;
+	if (!zone || !(*value == ':' || *value == '/' || strstr(value, "..")))
+		set_variable(name, value);
+}
+
+/* Python runs what it finds below HOME: that must be as far out of others' reach as the script is.
+   As each directory is closed before what it has is looked at, nobody can exchange that. */
+static bool is_home(const char *path, uid_t owner)
+{
+	char walked[PATH_MAX];
+	for (const char *end = path; *end;) {
+		struct stat st;
+		end = strchrnul(end + 1, '/');
+		snprintf(walked, sizeof walked, "%.*s", (int)(end - path), path);
+		if (lstat(walked, &st) < 0 || !S_ISDIR(st.st_mode) || !is_theirs(&st, owner) ||
+		    !is_closed(&st, !*end))
+			return false;
+	}
+	return true;
+}
+
+/* From /etc/passwd alone, since other sources of accounts would be code and files of their own. */
+static void set_account(uid_t owner)
+{
+	FILE *accounts = fopen("/etc/passwd", "re");
+	if (!accounts && errno != ENOENT)
+		refuse_errno("/etc/passwd");
+	struct passwd *account = NULL;
+	while (accounts && (account = fgetpwent(accounts)) && account->pw_uid != owner)
+		;
+	char home[PATH_MAX];
+	bool has_home = account && *account->pw_dir == '/' && realpath(account->pw_dir, home) &&
+			is_home(home, owner);
+	set_variable("HOME", has_home ? home : "/");
+	if (account) {
+		set_variable("USER", account->pw_name);
+		set_variable("LOGNAME", account->pw_name);
+	}
+	if (accounts)
+		fclose(accounts);
+}
+
+static void set_number(const char *name, unsigned int number)
+{
+	char digits[16];
+	snprintf(digits, sizeof digits, "%u", number);
+	set_variable(name, digits);
+}
+
+static void clean_environment(uid_t owner)
+{
+	static const char kept[][20] = {"TERM",	       "COLORTERM",	    "NO_COLOR",
+					"LANG",	       "LANGUAGE",	    "TZ",
+					"LC_ALL",      "LC_ADDRESS",	    "LC_COLLATE",
+					"LC_CTYPE",    "LC_IDENTIFICATION", "LC_MEASUREMENT",
+					"LC_MESSAGES", "LC_MONETARY",	    "LC_NAME",
+					"LC_NUMERIC",  "LC_PAPER",	    "LC_TELEPHONE",
+					"LC_TIME"};
+	for (size_t n = 0; n < sizeof kept / sizeof *kept; n++)
+		keep_variable(kept[n]);
+	set_account(owner);
+	set_variable("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+	set_variable("SHELL", "/bin/sh");
+	set_number("PPY_UID", caller);
+	set_number("PPY_GID", caller_group);
+}
+
+/* What execve(2) would hand on besides the environment, and could disturb the script. That a user
+   detached it or stopped its terminal's signals (nohup, a job in the background) stays. */
+static void clean_process(void)
+{
+	const struct itimerval off = {0};
+	const unsigned long slack = 50000; /* nanoseconds; prctl(2) has it for the first process */
+	sigset_t kept, none;
+	sigemptyset(&none);
+	sigemptyset(&kept);
+	for (const int *one = (const int[]){SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, 0};
+	     *one; one++)
+		sigaddset(&kept, *one);
+	/* the system call, since glibc's keeps two of them to itself; KILL and STOP are refused */
+	const unsigned long by_default[4] = {0};
+	for (int number = 1; number <= SIGRTMAX; number++)
+		if (!sigismember(&kept, number))
+			syscall(SYS_rt_sigaction, number, by_default, NULL, _NSIG / 8);
+	umask(umask(077) | 022);
+	if (setitimer(ITIMER_REAL, &off, NULL) < 0 || setitimer(ITIMER_VIRTUAL, &off, NULL) < 0 ||
+	    setitimer(ITIMER_PROF, &off, NULL) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0 ||
+	    prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) < 0 || personality(PER_LINUX) < 0)
+		refuse_errno("signals, timers and personality");
+}
+
+/* The caller's keys are not the script's. The new keyring counts as the caller's, who could use up
+   the owner's quota, but all he can do with it is look. Where a container forbids this, it forbids
+   finding keys as well. */
+static void leave_keyring(void)
+{
+	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS &&
+	    errno != EPERM)
+		refuse_errno("keyctl(2)");
+}
+
+#endif

@@ -1,0 +1,77 @@
+/* The way to a file, from the root: nobody but root and one owner may be able to change it. */
+#ifndef WALK_H
+#define WALK_H
+
+#include <fcntl.h>
+
+#include "message.h"
+
+/* The path by which the kernel knows an open file, which is the one that is checked and run. */
+static void locate(int fd, const char *name, char path[PATH_MAX])
+{
+	char buffer[CAPS_FD_PATH];
+	ssize_t length = readlink(caps_fd_path(buffer, fd), path, PATH_MAX);
+	if (length < 0)
+		refuse_errno("/proc");
+	if (length == PATH_MAX || *path != '/')
+		refuse(REFUSED, name, "must have an absolute path below PATH_MAX", NULL);
+	path[length] = '\0';
+}
+
+static bool writable_by_others(const struct stat *st)
+{
+	return st->st_mode & (S_IWGRP | S_IWOTH); /* an ACL's mask is the group's bits */
+}
+
+static bool is_theirs(const struct stat *st, uid_t owner)
+{
+	return st->st_uid == 0 || st->st_uid == owner;
+}
+
+/* In a sticky directory others cannot rename what is not theirs, but can add to it. */
+static bool is_closed(const struct stat *st, bool is_last)
+{
+	return !writable_by_others(st) || (st->st_mode & S_ISVTX && !is_last);
+}
+
+static void check_directory(int fd, const char *path, uid_t owner, bool is_last)
+{
+	struct stat st;
+	if (fstat(fd, &st) < 0)
+		refuse_errno(path);
+	must(is_theirs(&st, owner), path,
+	     owner ? "must be owned by root or the script's owner" : "must be owned by root",
+	     "chown root ");
+	must(is_closed(&st, is_last), path, "must not be writable by group or others",
+	     "chmod go-w ");
+}
+
+/* Every directory is opened in the one checked before it, so none can be exchanged meanwhile. */
+static void walk_to(const char *path, uid_t owner, const struct stat *expected)
+{
+	char walked[PATH_MAX];
+	strcpy(walked, path);
+	char *name = walked + 1;
+	int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		refuse_errno("/");
+	check_directory(fd, "/", owner, !strchr(name, '/'));
+	for (char *slash; (slash = strchr(name, '/')); name = slash + 1) {
+		*slash = '\0';
+		int next = openat(fd, name, O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC);
+		if (next < 0)
+			refuse_errno(walked);
+		close(fd);
+		fd = next;
+		check_directory(fd, walked, owner, !strchr(slash + 1, '/'));
+		*slash = '/';
+	}
+	struct stat found;
+	if (fstatat(fd, name, &found, AT_SYMLINK_NOFOLLOW) < 0)
+		refuse_errno(path);
+	close(fd);
+	if (expected && (found.st_dev != expected->st_dev || found.st_ino != expected->st_ino))
+		refuse(REFUSED, path, "must be the file that was opened", NULL);
+}
+
+#endif
