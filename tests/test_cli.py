@@ -28,7 +28,8 @@ def on_terminal(*arguments, code='from caps.cli import main', columns=400, **env
     """What a command writes to a terminal."""
     code = f'import sys; {code}; sys.exit(main(sys.argv[1:]))'
     master, slave = os.openpty()
-    environ = {'PATH': os.environ['PATH'], 'TERM': 'xterm', 'COLUMNS': str(columns)} | environ
+    plain = {name: value for name, value in os.environ.items() if 'COLOR' not in name}
+    environ = plain | {'TERM': 'xterm', 'COLUMNS': str(columns)} | environ
     command = [sys.executable, '-c', code, *map(str, arguments)]
     with subprocess.Popen(command, stdout=slave, stderr=slave, env=environ):
         os.close(slave)

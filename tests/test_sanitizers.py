@@ -196,6 +196,11 @@ class Sanitized:
         return ''.join(path.read_text() for path in self.logs.iterdir())
 
 
+# What cannot hold under AddressSanitizer: it keeps freed memory, and a child forked beside another
+# thread may find its locks taken.
+NOT_SANITIZED = ['thousands_of_calls_leave_nothing', 'forks_at_the_same_time']
+
+
 @pytest.fixture
 def sanitized(tmp_path):
     return Sanitized(tmp_path)
@@ -211,6 +216,7 @@ def test_the_tests_find_nothing_wrong_with_a_sanitized_extension(sanitized):
         names = {*LIBRARY} - {'test_import'}  # which starts Python again and again
         tests = [ROOT / 'tests' / f'{name}.py' for name in sorted(names)]
     options = ['-q', '-p', 'no:cacheprovider', '-c', ROOT / 'pyproject.toml', '--rootdir', ROOT]
+    options += ['-k', ' and '.join(f'not {name}' for name in NOT_SANITIZED)]
     result = sanitized.python('-m', 'pytest', *options, *tests)
     assert not sanitized.reports
     assert result.returncode == 0, result.stdout[-5000:]
