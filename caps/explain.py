@@ -267,12 +267,12 @@ def _launch(outcome: Outcome, ppy: Found, found: Found) -> Iterator[Step]:
     capped = look_at_file(record[1])
     state = ppy_state(before, found.file)
     reasons = (
-        Reason('ppy-ids', 'ids', f"ppy becomes the script's owner, user {found.file.uid} (ppy(1))"),
-        Reason('ppy-inheritable', 'inheritable', "ppy takes the script's inheritable set (ppy(1))"),
+        Reason('ppy-ids', 'ids', f"ppy becomes the script's owner, user {found.file.uid} (ppy(8))"),
+        Reason('ppy-inheritable', 'inheritable', "ppy takes the script's inheritable set (ppy(8))"),
         Reason('ppy-permitted', 'permitted', 'ppy keeps what it takes to execute the capped copy'),
         Reason('ppy-effective', 'effective', 'ppy keeps what it takes to execute the capped copy'),
-        Reason('ppy-ambient', 'ambient', 'ppy clears ambient (ppy(1))'),
-        Reason('ppy-bounding', 'bounding', 'ppy drops the whole bounding set (ppy(1))'),
+        Reason('ppy-ambient', 'ambient', 'ppy clears ambient (ppy(8))'),
+        Reason('ppy-bounding', 'bounding', 'ppy drops the whole bounding set (ppy(8))'),
         Reason('ppy-securebits', 'securebits', 'ppy sets noroot and locks it (capabilities(7))'),
     )
     changed = Outcome(state, 0, outcome.secure, ppy.file, reasons)

@@ -20,7 +20,7 @@ from caps.install import LAUNCHER_CAPS, InstallError, install
 
 pytestmark = needs_root
 
-REINSTALL = 'caps ppy install'
+INSPECT = 'caps ppy status'
 
 
 def assert_launched(done):
@@ -342,13 +342,13 @@ def damaged(ppy, path, do, damage, saying):
 def test_installation_is_refused_after(reinstall, path, do, damage, saying):
     ppy = reinstall()
     mend = damaged(ppy, path, do, damage, saying)
-    reinstall() if mend == REINSTALL else do(mend)
+    reinstall() if mend == INSPECT else do(mend)
     assert_launched(ppy.run(path))
 
 
 @pytest.mark.parametrize(('damage', 'saying'), IRREPARABLE.items(), ids=IRREPARABLE)
 def test_interpreter_is_refused_after(reinstall, path, do, damage, saying):
-    assert damaged(reinstall(), path, do, damage, saying) == REINSTALL
+    assert damaged(reinstall(), path, do, damage, saying) == INSPECT
     with pytest.raises(InstallError, match=r'choose another --interpreter|chown root '):
         reinstall()
 
@@ -358,7 +358,7 @@ def test_ppy_of_another_account_is_refused(reinstall, path, do):
     again, saying = 'chmod 4755 $PPY', 'must have been given to ppy'
     if ppy.mode == 'file-capabilities':
         again, saying = f'setcap {LAUNCHER_CAPS} $PPY', f'bin/ppy: {ROOTS}'
-    assert damaged(ppy, path, do, f'chown $A $PPY; {again}', saying) == REINSTALL
+    assert damaged(ppy, path, do, f'chown $A $PPY; {again}', saying) == INSPECT
 
 
 @needs('cap_sys_admin')
@@ -381,7 +381,7 @@ def test_ppy_that_was_not_installed_is_refused(ppy, path, scene, accounts, privi
         LAUNCHER_CAPS.apply(bare)
     assert_launched(ppy.run(path))
     done = run(bare, path, account=accounts.b)
-    assert assert_refused(done, 'ppy: must have been installed') == REINSTALL
+    assert assert_refused(done, 'ppy: must have been installed') == 'caps ppy install'
 
 
 def test_capability_that_ppy_may_not_give_is_refused(reinstall, path):
@@ -389,7 +389,7 @@ def test_capability_that_ppy_may_not_give_is_refused(reinstall, path):
     assert_launched(ppy.run(path))
     Caps('cap_kill,cap_net_raw=i').apply(path)
     done = ppy.run(path)
-    assert assert_refused(done, 'cap_net_raw: must be among those') == REINSTALL
+    assert assert_refused(done, 'cap_net_raw: must be among those') == INSPECT
     reinstall(allow='kill,net_raw')
     assert_launched(ppy.run(path))
 

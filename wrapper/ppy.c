@@ -25,6 +25,7 @@ static char capped[PATH_MAX];	/* the copy of the interpreter that carries capabi
 static char original[PATH_MAX]; /* the interpreter as the script is to see it */
 
 static const char install[] = "caps ppy install";
+static const char inspect[] = "caps ppy status"; /* which names the options to install it with */
 static const cap_value_t own[] = {CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_DAC_OVERRIDE};
 static const cap_value_t open_capped = CAP_DAC_OVERRIDE; /* none but root may execute the copy */
 enum { OWN = sizeof own / sizeof *own };
@@ -79,7 +80,7 @@ static int open_ppy(char path[PATH_MAX])
 		*suffix = '\0';
 	int fd = open(CHECK_ONLY ? path : "/proc/self/exe", O_PATH | O_CLOEXEC);
 	if (fd < 0)
-		refuse(REFUSED, path, strerror(errno), install);
+		refuse(REFUSED, path, strerror(errno), inspect);
 	return fd;
 }
 
@@ -113,7 +114,7 @@ static void check_privilege(void)
 		must_have(cap_get_bound(own[n]) == CAP_SET, own[n],
 			  "must be in the bounding set that ppy is started with", NULL);
 		must_have(has(caps, CAP_PERMITTED, own[n]), own[n],
-			  "must have been given to ppy, and its mount not be nosuid", install);
+			  "must have been given to ppy, and its mount not be nosuid", inspect);
 	}
 }
 
@@ -188,9 +189,9 @@ static void check_program(int fd, const char *name, const struct stat *script)
 	struct stat st;
 	char path[PATH_MAX];
 	if (fd < 0 || fstat(fd, &st) < 0)
-		refuse(REFUSED, name, strerror(errno), install);
+		refuse(REFUSED, name, strerror(errno), inspect);
 	locate(fd, name, path);
-	must(S_ISREG(st.st_mode) && st.st_uid == 0, path, "must be a file that root owns", install);
+	must(S_ISREG(st.st_mode) && st.st_uid == 0, path, "must be a file that root owns", inspect);
 	must(!writable_by_others(&st), path, "must not be writable by group or others",
 	     "chmod go-w ");
 	must(st.st_dev != script->st_dev || st.st_ino != script->st_ino, path,
@@ -205,20 +206,20 @@ static void check_programs(const struct stat *script, cap_t mark)
 	char path[PATH_MAX];
 	CAPS_OPEN int ppy = open_ppy(path);
 	check_program(ppy, path, script);
-	must(!on_nosuid_mount(ppy), path, suid_rule, install);
+	must(!on_nosuid_mount(ppy), path, suid_rule, inspect);
 	CAPS_OPEN int seen = open(original, O_PATH | O_CLOEXEC);
 	check_program(seen, original, script);
 	walk_to(original, 0, NULL); /* may be a link, by which a virtual environment is found */
 	CAPS_OPEN int run = open(capped, O_PATH | O_CLOEXEC);
 	check_program(run, capped, script);
-	must(!on_nosuid_mount(run), capped, suid_rule, install);
-	CAPS_OWNED cap_t grant = read_mark(run, capped, mark_rule, install);
+	must(!on_nosuid_mount(run), capped, suid_rule, inspect);
+	CAPS_OWNED cap_t grant = read_mark(run, capped, mark_rule, inspect);
 	for (cap_value_t cap = 0; cap < FILE_BITS; cap++) {
 		if (has(grant, CAP_PERMITTED, cap) || has(grant, CAP_EFFECTIVE, cap))
-			refuse(REFUSED, capped, mark_rule, install);
+			refuse(REFUSED, capped, mark_rule, inspect);
 		if (has(mark, CAP_INHERITABLE, cap))
 			must_have(has(grant, CAP_INHERITABLE, cap), cap,
-				  "must be among those that ppy was installed to give", install);
+				  "must be among those that ppy was installed to give", inspect);
 	}
 }
 
@@ -336,5 +337,5 @@ int main(int argc, char **argv)
 	argv[0] = original;
 	argv[1] = path;
 	execve(capped, argv, environment);
-	refuse(REFUSED, capped, strerror(errno), install);
+	refuse(REFUSED, capped, strerror(errno), inspect);
 }
