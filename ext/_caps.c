@@ -6,13 +6,9 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include <linux/capability.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-
+#include "calls.h"
 #include "capstate.h"
 #include "find.h"
-#include "threads.h"
 
 static PyObject *os_error(void)
 {
@@ -73,9 +69,11 @@ static PyObject *get_file(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "i:get_file", &fd))
 		return NULL;
 	CAPS_OWNED cap_t caps = NULL;
-	Py_BEGIN_ALLOW_THREADS caps = caps_get_fd(fd);
-	Py_END_ALLOW_THREADS if (!caps && errno == ENODATA) return Py_BuildValue("(Oi)", Py_None,
-										 0);
+	Py_BEGIN_ALLOW_THREADS
+	caps = caps_get_fd(fd);
+	Py_END_ALLOW_THREADS
+	if (!caps && errno == ENODATA)
+		return Py_BuildValue("(Oi)", Py_None, 0);
 	if (!caps)
 		return os_error();
 	PyObject *text = cap_text(caps);
@@ -100,8 +98,11 @@ static PyObject *set_file(PyObject *module, PyObject *args)
 	if (text && (!caps || cap_set_nsowner(caps, (uid_t)root_id) < 0))
 		return os_error();
 	int failed;
-	Py_BEGIN_ALLOW_THREADS failed = cap_set_fd(fd, caps);
-	Py_END_ALLOW_THREADS if (failed) return os_error();
+	Py_BEGIN_ALLOW_THREADS
+	failed = cap_set_fd(fd, caps);
+	Py_END_ALLOW_THREADS
+	if (failed)
+		return os_error();
 	Py_RETURN_NONE;
 }
 
@@ -186,61 +187,6 @@ static PyObject *max_bits(PyObject *module, PyObject *unused)
 	return PyLong_FromLong(cap_max_bits());
 }
 
-/* Fills a call from a tuple of its number and arguments; bytes are passed by their address. */
-static int convert_call(PyObject *tuple, struct call *call)
-{
-	Py_ssize_t size = PyTuple_Check(tuple) ? PyTuple_Size(tuple) : 0;
-	if (size < 1 || size > 6) {
-		PyErr_SetString(PyExc_TypeError, "a call is a tuple of one to six items");
-		return -1;
-	}
-	unsigned long words[6] = {0};
-	for (Py_ssize_t n = 0; n < size; n++) {
-		PyObject *item = PyTuple_GetItem(tuple, n);
-		words[n] = PyBytes_Check(item) ? (unsigned long)PyBytes_AsString(item)
-					       : PyLong_AsUnsignedLongMask(item);
-		if (PyErr_Occurred())
-			return -1;
-	}
-	call->number = (long)words[0];
-	memcpy(call->arguments, words + 1, sizeof call->arguments);
-	return 0;
-}
-
-PyDoc_STRVAR(system_calls_doc,
-	     "system_calls(calls, all_threads, /)\n--\n\n"
-	     "Make calls, tuples of a syscall(2) number and arguments, on this thread or on all. "
-	     "None, or what failed: errno, which call (-1: asking for it), the threads' ids and "
-	     "how many they are.");
-
-static PyObject *system_calls(PyObject *module, PyObject *args)
-{
-	(void)module;
-	PyObject *list;
-	int all_threads;
-	if (!PyArg_ParseTuple(args, "O!p:system_calls", &PyList_Type, &list, &all_threads))
-		return NULL;
-	struct call calls[160];
-	int count = (int)PyList_Size(list);
-	if (count > 160)
-		return PyErr_Format(PyExc_ValueError, "%d calls are too many", count);
-	for (int n = 0; n < count; n++)
-		if (convert_call(PyList_GetItem(list, n), &calls[n]) < 0)
-			return NULL;
-	struct outcome outcome;
-	Py_BEGIN_ALLOW_THREADS outcome = threads_call(calls, count, all_threads);
-	Py_END_ALLOW_THREADS if (!outcome.error) Py_RETURN_NONE;
-	PyObject *threads = PyList_New(0);
-	for (int n = 0; threads && n < outcome.count && n < THREADS_NAMED; n++) {
-		PyObject *thread = PyLong_FromLong(outcome.threads[n]);
-		if (!thread || PyList_Append(threads, thread) < 0)
-			Py_CLEAR(threads);
-		Py_XDECREF(thread);
-	}
-	return threads ? Py_BuildValue("iiNi", outcome.error, outcome.call, threads, outcome.count)
-		       : NULL;
-}
-
 #define FUNCTION(name, flags) {#name, name, flags, name##_doc}
 static PyMethodDef methods[] = {
     FUNCTION(get_process, METH_VARARGS),
@@ -258,41 +204,8 @@ static PyMethodDef methods[] = {
     {0},
 };
 
-/* 32-bit kernels keep the narrow ids of old under the plain names. */
-#ifdef SYS_setresuid32
-enum { SETRESUID = SYS_setresuid32, SETRESGID = SYS_setresgid32, SETGROUPS = SYS_setgroups32 };
-#else
-enum { SETRESUID = SYS_setresuid, SETRESGID = SYS_setresgid, SETGROUPS = SYS_setgroups };
-#endif
-
-static int add_constants(PyObject *module)
-{
-	static const struct {
-		const char *name;
-		long value;
-	} constants[] = {
-	    {"CAPSET", SYS_capset},
-	    {"CAPSET_VERSION", _LINUX_CAPABILITY_VERSION_3},
-	    {"PRCTL", SYS_prctl},
-	    {"SETGROUPS", SETGROUPS},
-	    {"SETRESGID", SETRESGID},
-	    {"SETRESUID", SETRESUID},
-	    {"PR_CAPBSET_DROP", PR_CAPBSET_DROP},
-	    {"PR_CAP_AMBIENT", PR_CAP_AMBIENT},
-	    {"PR_CAP_AMBIENT_CLEAR_ALL", PR_CAP_AMBIENT_CLEAR_ALL},
-	    {"PR_CAP_AMBIENT_RAISE", PR_CAP_AMBIENT_RAISE},
-	    {"PR_SET_KEEPCAPS", PR_SET_KEEPCAPS},
-	    {"PR_SET_NO_NEW_PRIVS", PR_SET_NO_NEW_PRIVS},
-	    {"PR_SET_SECUREBITS", PR_SET_SECUREBITS},
-	};
-	for (size_t n = 0; n < sizeof constants / sizeof *constants; n++)
-		if (PyModule_AddIntConstant(module, constants[n].name, constants[n].value) < 0)
-			return -1;
-	return 0;
-}
-
 static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, add_constants},
+    {Py_mod_exec, add_call_constants},
 #ifdef Py_mod_multiple_interpreters
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif

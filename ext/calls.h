@@ -1,0 +1,11 @@
+/* System calls from Python's tuples, and the numbers they are made of. */
+#ifndef CALLS_H
+#define CALLS_H
+
+#include <Python.h>
+
+extern const char system_calls_doc[];
+PyObject *system_calls(PyObject *module, PyObject *args);
+int add_call_constants(PyObject *module);
+
+#endif
