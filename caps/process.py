@@ -445,8 +445,10 @@ class raised:
         error: BaseException | None,
         traceback: 'TracebackType | None',
     ) -> None:
-        caps = Caps.from_process()
-        caps.effective = self._before[get_native_id()].pop() & caps.permitted
+        caps, thread = Caps.from_process(), get_native_id()
+        caps.effective = self._before[thread].pop() & caps.permitted
+        if not self._before[thread]:
+            del self._before[thread]
         caps.apply()
 
 
