@@ -339,10 +339,12 @@ class Caps(_State):
 
     Each set is a `CapSet`, as an attribute and as an item: ``caps.effective`` is
     ``caps['effective']``.  ``str(caps)`` is libcap's text, which setcap(8) takes and getcap(8)
-    prints; ``bool(caps)`` is whether any set has a member.
+    prints; ``bool(caps)`` is whether any set has a member.  Two are equal when their sets and root
+    ids are, unlike cap_compare(3), which sees only the sets.
 
     text: capability text as cap_from_text(3) takes it, or another `Caps` to copy.
     effective, permitted, inheritable: members added to what the text gives.
+    root_id: the attribute; without it that of the `Caps` which is copied, else 0.
     Raises ValueError for text that libcap rejects.
     """
 
@@ -368,6 +370,7 @@ class Caps(_State):
         effective: 'Members' = (),
         permitted: 'Members' = (),
         inheritable: 'Members' = (),
+        root_id: int | None = None,
     ) -> None:
         self.root_id = 0
         self.marked = None
@@ -379,6 +382,8 @@ class Caps(_State):
                 sets = _parse(text)
             except ValueError as error:
                 raise ValueError(f'{text!r} is not capability text: {error}') from None
+        if root_id is not None:
+            self.root_id = root_id
         self._effective = CapSet.from_mask(sets['e'] | _mask(effective))
         self._permitted = CapSet.from_mask(sets['p'] | _mask(permitted))
         self._inheritable = CapSet.from_mask(sets['i'] | _mask(inheritable))
@@ -408,8 +413,8 @@ class Caps(_State):
         security.capability attribute is malformed; see cap_get_file(3).
         """
         text, root_id = _on_file(file, _caps.get_file)
-        self = cls(text or '')
-        self.marked, self.root_id = text is not None, root_id
+        self = cls(text or '', root_id=root_id)
+        self.marked = text is not None
         return self
 
     @staticmethod
@@ -488,6 +493,10 @@ class Caps(_State):
         return same if same is not True else self.root_id == getattr(other, 'root_id', None)
 
     __hash__ = None
+
+    def __repr__(self) -> str:
+        root_id = f', root_id={self.root_id}' if self.root_id else ''
+        return f'{type(self).__name__}({str(self)!r}{root_id})'
 
     def __str__(self) -> str:
         return _caps.canonical(self._clauses())

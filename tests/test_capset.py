@@ -378,3 +378,19 @@ def test_states_differ_by_each_set_and_by_their_root_but_not_by_their_mark():
     other.root_id = 1000
     assert other != caps
     assert caps != 'cap_kill=ep'
+
+
+def test_a_root_id_is_shown_and_taken_by_keyword():
+    caps = Caps('cap_kill=i', root_id=1000)
+    assert caps.root_id == 1000
+    assert repr(caps) == "Caps('cap_kill=i', root_id=1000)"
+    assert eval(repr(caps)) == caps != Caps('cap_kill=i')
+    assert str(caps) == 'cap_kill=i'
+    assert repr(Caps('cap_kill=i', root_id=0)) == "Caps('cap_kill=i')"
+
+
+def test_a_root_id_is_copied_unless_another_is_given():
+    caps = Caps('cap_kill=i', root_id=1000)
+    assert Caps(caps) == caps
+    assert Caps(caps, permitted=['chown']).root_id == 1000
+    assert [Caps(caps, root_id=other).root_id for other in (0, 5)] == [0, 5]
