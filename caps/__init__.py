@@ -397,7 +397,8 @@ class Caps(_State):
     def from_process(cls, pid: int = 0) -> 'Caps':
         """The state of a process, or of any thread by its id; 0 is the calling thread.
 
-        Raises OSError, ESRCH where there is no such process; see cap_get_pid(3).
+        Raises OSError, ESRCH where there is no such process; OverflowError, as os.kill() does, for
+        what is no pid; see cap_get_pid(3).
         """
         try:
             return cls(_caps.get_process(pid))
@@ -602,7 +603,8 @@ class IAB(_State):
     def from_process(cls, pid: int = 0) -> 'IAB':
         """The state of a process, or of any thread by its id; 0 is the calling thread.
 
-        Raises OSError, ENOENT where there is no such process; see cap_iab_get_pid(3).
+        Raises OSError, ENOENT where there is no such process; OverflowError, as os.kill() does, for
+        what is no pid; see cap_iab_get_pid(3).
         """
         try:
             return cls(_caps.get_iab(pid))

@@ -1,6 +1,7 @@
 """Caps of processes and threads against the kernel: /proc, getpcaps and capsh are the referees."""
 
 import errno
+import os
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from conftest import SOAK, needs, python, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caps import Caps, CapSet
+from caps import IAB, Caps, CapSet
 
 SETS = {'effective': 'CapEff', 'permitted': 'CapPrm', 'inheritable': 'CapInh'}
 SOME = 'cap_chown', 'cap_kill', 'cap_net_raw'
@@ -149,10 +150,13 @@ def test_a_negative_pid_is_an_error():
     assert refused.value.errno == errno.EINVAL
 
 
-@pytest.mark.parametrize('pid', ['1', None, 1.5, 2**31])
-def test_what_is_no_pid_is_refused(pid):
-    with pytest.raises((TypeError, OverflowError)):
-        Caps.from_process(pid)
+@pytest.mark.parametrize('pid', ['1', None, 1.5, 2**31, -(2**31) - 1])
+@pytest.mark.parametrize('read', [Caps.from_process, IAB.from_process], ids=['Caps', 'IAB'])
+def test_what_is_no_pid_is_refused_as_kill_refuses_it(pid, read):
+    with pytest.raises((TypeError, OverflowError)) as killed:
+        os.kill(pid, 0)
+    with pytest.raises(killed.type):
+        read(pid)
 
 
 # Arithmetic.
