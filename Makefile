@@ -1,13 +1,14 @@
 PYTHON ?= python3
 BIN = build/venv/bin
 SOURCES = setup.py pyproject.toml $(wildcard ext/* wrapper/*)
+MODULES = $(wildcard caps/*.py*)
 C_FILES = $(wildcard ext/*.[ch] wrapper/*.[ch] tests/*.c)
 # Debian's names; on another system their equivalents must be there already.
 PACKAGES = gcc libc6-dev libcap-dev libcap2-bin passwd python3-dev python3-venv util-linux
 TEST_PACKAGES = acl bubblewrap clang e2fsprogs fish libcap-ng-utils libclang-rt-dev \
     python3-cap-ng valgrind zsh
 
-.PHONY: demo test soak differential lint doc dist clean
+.PHONY: demo test soak differential lint doc install clean
 
 demo: build/installed build/wheel
 	@CAPS=$(CURDIR)/$(BIN)/caps examples/demo.sh
@@ -28,13 +29,27 @@ lint: build/installed
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	CAPS_WERROR=1 $(BIN)/python setup.py --quiet build --build-base build/lint --force
 
-doc: build/installed
+doc: build/installed man
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder doctest doc build/doctest
-	$(BIN)/sphinx-build --quiet --fail-on-warning --builder man doc build/man
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder html doc build/html
 
-dist: build/wheel
-	mkdir -p dist && cp build/wheel/*.whl dist/
+man: build/installed $(MODULES) $(wildcard doc/*.rst doc/*.py)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --builder man -d build/doctrees doc $@
+	@touch $@
+
+# The wheel is built from the sdist, away from git. auditwheel puts libcap into it.
+dist: build/installed man $(SOURCES) $(MODULES) $(wildcard $(shell git ls-files 2>/dev/null))
+	rm -rf $@ build/dist
+	$(BIN)/python -m build --quiet --no-isolation --outdir build/dist
+	cd build/dist && PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --wheel-dir . *.whl
+	rm build/dist/*-linux_*.whl
+	$(BIN)/abi3audit --strict build/dist/*.whl
+	$(BIN)/twine check --strict build/dist/*
+	mv build/dist $@
+
+# A distribution's own Python takes no packages: make PYTHON=/opt/caps/bin/python install
+install:
+	$(PYTHON) -m pip install .
 
 # $(call packages,NAMES,FAILURE): has them installed, where there is apt and root
 packages = @mkdir -p build; \
@@ -55,12 +70,12 @@ build/test-packages: Makefile
 
 build/installed: build/packages $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv build/venv
-	$(BIN)/pip install --quiet --editable '.[test,lint,doc,cli]'
+	$(BIN)/pip install --quiet --editable '.[test,lint,doc,cli,dist]'
 	@touch $@
 
-build/wheel: build/installed $(SOURCES) $(wildcard caps/*.py*)
+build/wheel: build/installed $(SOURCES) $(MODULES)
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $@ .
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info caps/*.so caps/ppy caps/ppy-check
+	rm -rf build dist man *.egg-info caps/*.so caps/ppy caps/ppy-check

@@ -101,6 +101,15 @@ def wheel():
 
 
 @pytest.fixture(scope='session')
+def released():
+    """The wheel as it would be released, beside its sdist."""
+    result = run('make', 'dist', cwd=ROOT, timeout=300)
+    assert result.returncode == 0, result.stderr
+    (wheel,) = (ROOT / 'dist').glob('*.whl')
+    return wheel
+
+
+@pytest.fixture(scope='session')
 def system_venv(world, wheel):
     """A virtual environment of the system's Python with our wheel, as a user would make it."""
     venv = world / 'venv'

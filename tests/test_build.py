@@ -33,22 +33,52 @@ def test_the_extension_and_the_launcher_are_built(build, tmp_path):
     assert len([name for name in built if name.startswith('_caps.') and name.endswith('.so')]) == 1
 
 
-def test_without_the_headers_of_libcap_the_build_names_the_package(build, tmp_path):
-    # A header that cannot be compiled stands for one that is not there.
-    header = tmp_path / 'include' / 'sys' / 'capability.h'
-    header.parent.mkdir(parents=True)
-    header.write_text('#error no such file\n')
-    result = build(CPPFLAGS=f'-I{tmp_path / "include"}')
+def refused(result, tmp_path):
+    """Nothing was built, and the last line says why: returns it."""
     assert result.returncode != 0
-    last = result.stderr.splitlines()[-1]
-    assert 'needs the headers of libcap' in last
-    for distribution, package in {
-        'Debian': 'apt install libcap-dev',
-        'Fedora': 'dnf install libcap-devel',
-        'Alpine': 'apk add libcap-dev',
-        'Arch': 'pacman -S libcap',
-    }.items():
-        assert package in last
-        assert f'({distribution})' in last
     assert 'Traceback' not in result.stderr
     assert not list((tmp_path / 'built').rglob('*'))
+    return result.stderr.splitlines()[-1]
+
+
+def test_without_a_compiler_the_build_names_the_package(build, tmp_path):
+    last = refused(build(PATH=str(tmp_path)), tmp_path)
+    assert 'needs a C compiler' in last
+    assert 'apt install gcc' in last
+    assert 'libcap' not in last
+
+
+@pytest.mark.parametrize(
+    ('header', 'what', 'packages'),
+    [
+        ('Python.h', 'the headers of Python', {'Debian': 'apt install python3-dev'}),
+        (
+            'sys/capability.h',
+            'the headers of libcap',
+            {
+                'Debian': 'apt install libcap-dev',
+                'Fedora': 'dnf install libcap-devel',
+                'Alpine': 'apk add libcap-dev',
+                'Arch': 'pacman -S libcap',
+            },
+        ),
+    ],
+)
+def test_without_headers_the_build_names_the_package(build, tmp_path, header, what, packages):
+    # A header that cannot be compiled stands for one that is not there.
+    path = tmp_path / 'include' / header
+    path.parent.mkdir(parents=True)
+    path.write_text('#error no such file\n')
+    last = refused(build(CPPFLAGS=f'-I{tmp_path / "include"}'), tmp_path)
+    assert f'needs {what}' in last
+    for distribution, package in packages.items():
+        assert package in last
+        assert f'({distribution})' in last
+
+
+def test_the_linker_flags_of_a_packager_reach_the_launcher(build, tmp_path):
+    result = build(LDFLAGS='-Wl,--build-id=0xcafecafe')
+    assert result.returncode == 0, result.stderr
+    for name in 'ppy', 'ppy-check':
+        notes = run('readelf', '--notes', tmp_path / 'built' / 'caps' / name).stdout
+        assert 'Build ID: cafecafe' in notes

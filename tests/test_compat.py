@@ -2,42 +2,13 @@
 
 import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, run
+from pythons import FOUND, RUNNING, SUPPORTED
 
-SUPPORTED = ['3.10', '3.11', '3.12', '3.13']
 LIBRARY = ['test_capset', 'test_text', 'test_process', 'test_file', 'test_import']
-RUNNING = f'{sys.version_info.major}.{sys.version_info.minor}'
-
-
-def candidates(version):
-    """Where an interpreter of a version may be: on PATH, or below pyenv."""
-    yield shutil.which(f'python{version}')
-    if shutil.which('pyenv'):
-        versions = Path(run('pyenv', 'root').stdout.strip(), 'versions')
-        for path in sorted(versions.glob(f'{version}.*')):
-            yield path / 'bin' / f'python{version}'
-
-
-def works(python):
-    """Whether this is a CPython that starts and can make environments: a shim may be neither."""
-    code = 'import sys, ensurepip, venv; print(sys.implementation.name)'
-    try:
-        return run(python, '-c', code).stdout == 'cpython\n'
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-FOUND = {
-    version: python
-    for version in SUPPORTED
-    for python in [next(filter(works, filter(None, candidates(version))), None)]
-    if python
-}
 # Where there is no other, at least the wheel is tried away from the sources.
 VERSIONS = [version for version in FOUND if version != RUNNING] or [RUNNING]
 

@@ -1,0 +1,37 @@
+"""The CPythons of this machine that the package supports."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import run
+
+SUPPORTED = ['3.10', '3.11', '3.12', '3.13']
+RUNNING = f'{sys.version_info.major}.{sys.version_info.minor}'
+
+
+def candidates(version):
+    """Where an interpreter of a version may be: on PATH, or below pyenv."""
+    yield shutil.which(f'python{version}')
+    if shutil.which('pyenv'):
+        versions = Path(run('pyenv', 'root').stdout.strip(), 'versions')
+        for path in sorted(versions.glob(f'{version}.*')):
+            yield path / 'bin' / f'python{version}'
+
+
+def works(python):
+    """Whether this is a CPython that starts and can make environments: a shim may be neither."""
+    code = 'import sys, ensurepip, venv; print(sys.implementation.name)'
+    try:
+        return run(python, '-c', code).stdout == 'cpython\n'
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+FOUND = {
+    version: python
+    for version in SUPPORTED
+    for python in [next(filter(works, filter(None, candidates(version))), None)]
+    if python
+}

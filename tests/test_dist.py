@@ -1,0 +1,100 @@
+"""What is released: the sdist, the wheel, and that nothing of it stays behind."""
+
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from conftest import ROOT, Ppy, needs_root, run
+from pythons import FOUND
+
+from caps.install import MAGIC, install, remove
+
+# Neither a compiler nor anything else: no PATH, and the only tool that is named fails.
+BARE = {'PATH': '/nowhere', 'CC': '/bin/false', 'HOME': '/nowhere', 'PYTHONDONTWRITEBYTECODE': '1'}
+
+
+def make_venv(python, directory):
+    subprocess.run([python, '-m', 'venv', '--without-pip', directory], check=True)
+    return directory
+
+
+def pip(venv, *arguments):
+    """Our own pip, on another environment: an environment without pip is made at once."""
+    command = [sys.executable, '-m', 'pip', '--python', venv / 'bin' / 'python', '--quiet']
+    result = run(*command, '--no-cache-dir', *arguments, env=BARE)
+    assert result.returncode == 0, result.stderr
+
+
+def files(directory):
+    return {str(path.relative_to(directory)) for path in directory.rglob('*')}
+
+
+def pages():
+    return {f'share/man/man{page.suffix[1:]}/{page.name}' for page in (ROOT / 'man').glob('*.?')}
+
+
+def test_the_sdist_has_all_that_is_in_git(released):
+    if not (ROOT / '.git').exists():
+        pytest.skip('no checkout')
+    (sdist,) = released.parent.glob('*.tar.gz')
+    with tarfile.open(sdist) as archive:
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    assert set(run('git', 'ls-files', cwd=ROOT).stdout.split()) <= names
+
+
+def test_one_wheel_serves_every_cpython(released):
+    assert '-cp310-abi3-' in released.name
+    assert '-linux_' not in released.name
+
+
+@pytest.mark.parametrize('version', FOUND)
+def test_the_wheel_installs_without_a_compiler_and_goes_without_a_trace_on(
+    version, tmp_path, released
+):
+    venv = make_venv(FOUND[version], tmp_path / 'venv')
+    before = files(venv)
+    pip(venv, 'install', '--no-index', '--no-deps', released)
+    command = [venv / 'bin' / 'caps', 'show', '--json']
+    assert run(*command, cwd=tmp_path, env=BARE, check=True).stdout.startswith('{')
+    installed = files(venv) - before
+    modules = f'lib/python{version}/site-packages/caps'
+    assert {f'{modules}/{name}' for name in ('ppy', 'ppy-check', 'py.typed', '_caps.pyi')} <= (
+        installed
+    )
+    assert pages() <= installed
+    assert 'share/man/man8/ppy.8' in installed
+    pip(venv, 'uninstall', '--yes', 'caps-ppy')
+    # pip takes away one level of what it empties, and a bare environment has no share.
+    assert files(venv) - before <= {'share', 'share/man'}
+
+
+@pytest.fixture
+def venv(scene, released):
+    """The released wheel in an environment of the system's Python, which accounts can read."""
+    venv = make_venv('/usr/bin/python3', scene / 'venv')
+    pip(venv, 'install', '--no-index', '--no-deps', released)
+    return venv
+
+
+def test_the_launchers_of_the_wheel_are_static_and_can_be_installed(venv):
+    for name in 'ppy', 'ppy-check':
+        (path,) = venv.glob(f'lib/*/site-packages/caps/{name}')
+        assert path.read_bytes().count(MAGIC) == 1
+        assert 'NEEDED' not in run('readelf', '--dynamic', path, check=True).stdout
+
+
+@needs_root
+def test_a_script_finds_the_librarys_libcap_though_it_is_privileged(venv, scene, script, accounts):
+    """auditwheel puts libcap beside the package; the loader is choosier about where, then."""
+    installed = install(str(venv / 'bin' / 'python'), str(scene / 'prefix'))
+    text = (
+        'import caps, ctypes\n'
+        'print(ctypes.CDLL(None).getauxval(23), caps.Caps.from_process().activate().apply())\n'
+        'print([line for line in open("/proc/self/maps") if "libcap" in line][0])\n'
+    )
+    marked = script(text, 'cap_kill=i')
+    result = Ppy('file-capabilities', installed).run(marked, account=accounts.b)
+    assert result.stdout.startswith('1 cap_kill=eip\n'), result.stderr
+    assert str(venv) in result.stdout.splitlines()[1]
+    remove(str(scene / 'prefix'))
