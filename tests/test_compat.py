@@ -1,4 +1,4 @@
-"""The library's tests once more, in every other supported CPython that is installed."""
+"""The library's tests on the released wheel, in every other supported CPython at hand."""
 
 import os
 import shutil
@@ -18,12 +18,12 @@ def test_the_running_interpreter_is_among_those_found():
 
 
 @pytest.mark.parametrize('version', VERSIONS)
-def test_the_library_passes_its_tests_on(version, tmp_path, wheel):
+def test_the_library_passes_its_tests_on(version, tmp_path, released):
     venv = tmp_path / 'venv'
     bin_ = venv / 'bin'
     for command in (
         [FOUND.get(version, sys.executable), '-m', 'venv', venv],
-        [bin_ / 'pip', 'install', '--quiet', f'{wheel}[test]'],
+        [bin_ / 'pip', 'install', '--quiet', f'{released}[test]'],
     ):
         result = run(*command, timeout=300)
         assert result.returncode == 0, result.stderr

@@ -11,7 +11,7 @@ from pythons import FOUND
 from caps.install import MAGIC, install, remove
 
 # Neither a compiler nor anything else: no PATH, and the only tool that is named fails.
-BARE = {'PATH': '/nowhere', 'CC': '/bin/false', 'HOME': '/nowhere', 'PYTHONDONTWRITEBYTECODE': '1'}
+BARE = {'PATH': '/nowhere', 'CC': '/bin/false', 'HOME': '/nowhere'}
 
 
 def make_venv(python, directory):
@@ -22,8 +22,12 @@ def make_venv(python, directory):
 def pip(venv, *arguments):
     """Our own pip, on another environment: an environment without pip is made at once."""
     command = [sys.executable, '-m', 'pip', '--python', venv / 'bin' / 'python', '--quiet']
-    result = run(*command, '--no-cache-dir', *arguments, env=BARE)
+    result = run(*command, *arguments, env=BARE)
     assert result.returncode == 0, result.stderr
+
+
+def install_wheel(wheel, venv):
+    pip(venv, 'install', '--no-index', '--no-deps', '--no-cache-dir', wheel)
 
 
 def files(directory):
@@ -54,16 +58,13 @@ def test_the_wheel_installs_without_a_compiler_and_goes_without_a_trace_on(
 ):
     venv = make_venv(FOUND[version], tmp_path / 'venv')
     before = files(venv)
-    pip(venv, 'install', '--no-index', '--no-deps', released)
-    command = [venv / 'bin' / 'caps', 'show', '--json']
-    assert run(*command, cwd=tmp_path, env=BARE, check=True).stdout.startswith('{')
+    install_wheel(released, venv)
+    result = run(venv / 'bin' / 'caps', 'show', '--json', cwd=tmp_path, env=BARE)
+    assert result.stdout.startswith('{'), result.stderr
     installed = files(venv) - before
-    modules = f'lib/python{version}/site-packages/caps'
-    assert {f'{modules}/{name}' for name in ('ppy', 'ppy-check', 'py.typed', '_caps.pyi')} <= (
-        installed
-    )
-    assert pages() <= installed
-    assert 'share/man/man8/ppy.8' in installed
+    beside = f'lib/python{version}/site-packages/caps/'
+    named = {beside + name for name in ('ppy', 'ppy-check', 'py.typed', '_caps.pyi')}
+    assert named | pages() | {'share/man/man8/ppy.8'} <= installed
     pip(venv, 'uninstall', '--yes', 'caps-ppy')
     # pip takes away one level of what it empties, and a bare environment has no share.
     assert files(venv) - before <= {'share', 'share/man'}
@@ -73,7 +74,7 @@ def test_the_wheel_installs_without_a_compiler_and_goes_without_a_trace_on(
 def venv(scene, released):
     """The released wheel in an environment of the system's Python, which accounts can read."""
     venv = make_venv('/usr/bin/python3', scene / 'venv')
-    pip(venv, 'install', '--no-index', '--no-deps', released)
+    install_wheel(released, venv)
     return venv
 
 

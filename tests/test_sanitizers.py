@@ -210,7 +210,14 @@ def test_the_tests_find_nothing_wrong_with_a_sanitized_extension(sanitized):
     where = sanitized.python('-c', 'import caps._caps; print(caps._caps.__file__)').stdout
     assert Path(where.strip()).parent.parent == sanitized.logs.parent
     if SOAK > 1:
-        apart = {'test_compat', 'test_build', 'test_sanitizers', 'test_fuzz', 'test_leaks'}
+        apart = {
+            'test_compat',
+            'test_build',
+            'test_dist',
+            'test_sanitizers',
+            'test_fuzz',
+            'test_leaks',
+        }
         tests = [path for path in (ROOT / 'tests').glob('test_*.py') if path.stem not in apart]
     else:
         names = {*LIBRARY} - {'test_import'}  # which starts Python again and again
