@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from caps import Caps, CapSet
@@ -46,12 +47,13 @@ class Installation:
     allow_root: bool = False
     problems: list[str] = field(default_factory=list)
 
-    @property
+    # Where bin and libexec lead is decided once, and looked at after that.
+    @cached_property
     def ppy(self) -> str:
         """The path of the launcher."""
         return os.path.join(os.path.realpath(os.path.join(self.prefix, 'bin')), self.name)
 
-    @property
+    @cached_property
     def libexec(self) -> str:
         """The directory that holds the directory of the capped copy."""
         return os.path.realpath(os.path.join(self.prefix, 'libexec'))
@@ -96,13 +98,14 @@ def install(
     plan.allowed = CapSet.all() if allow is None else CapSet(allow)
     plan.setuid, plan.allow_root = setuid, allow_root
     gid = _group_id(group)
-    if obstacle := next(_obstacles(plan), None):
-        raise InstallError(obstacle)
+    _refuse(_obstacles(plan))
     with ExitStack() as undo:
-        bin_ = os.path.dirname(plan.ppy)
-        for directory in (bin_, plan.libexec):
+        bin_, libexec = os.path.dirname(plan.ppy), plan.libexec
+        for directory in (bin_, libexec):
             _make_directory(directory, undo)
-        stage = tempfile.mkdtemp(prefix=f'{name}-', dir=plan.libexec)
+            # Where it was missing, another account may have made it meanwhile.
+            _refuse(_place_flaws(directory))
+        stage = tempfile.mkdtemp(prefix=f'{name}-', dir=libexec)
         undo.callback(shutil.rmtree, stage)
         plan.capped = os.path.join(stage, os.path.basename(plan.original))
         content, caps = Path(plan.original).read_bytes(), Caps(inheritable=plan.allowed)
@@ -110,8 +113,9 @@ def install(
         work = tempfile.mkdtemp(dir=stage)
         os.chmod(work, 0o755)
         launchers = _write_launchers(plan, work)
+        script = _write_script(f'{launchers[-1]}.script', plan.allowed)
         os.chmod(stage, 0o755)  # until now only root could enter, whatever the umask
-        _prove(launchers[-1], plan.allowed)
+        _prove(launchers[-1], script)
         previous = _previous(plan)
         for launcher in launchers:
             os.replace(launcher, os.path.join(bin_, os.path.basename(launcher)))
@@ -155,6 +159,8 @@ def remove(prefix: File = PREFIX, name: str = NAME) -> None:
     if not _read_record(found.ppy):
         raise InstallError(f'{found.ppy} is not an installed ppy')
     _require_root()
+    for directory in (found.prefix, os.path.dirname(found.ppy), found.libexec):
+        _refuse(_strangers(directory))  # who could have it name what is not its own
     directories = _previous(found)
     for path, *_ in _launchers(found):
         if _read_record(path):
@@ -166,6 +172,11 @@ def remove(prefix: File = PREFIX, name: str = NAME) -> None:
 def _require_root() -> None:
     if os.geteuid() != 0 or not Caps.from_process().effective >= INSTALLER_CAPS:
         raise InstallError(f'this needs root with {INSTALLER_CAPS}: run it with sudo')
+
+
+def _refuse(reasons: Iterator[str]) -> None:
+    if reason := next(reasons, None):
+        raise InstallError(reason)
 
 
 def _installation(prefix: File, name: str) -> Installation:
@@ -214,6 +225,7 @@ def _obstacles(plan: Installation) -> Iterator[str]:
             'with EPERM: use a session or container that has it (--cap-add)'
         )
     yield from _interpreter_flaws(plan.original)
+    yield from _directory_flaws(plan.prefix)  # where bin and libexec can be links
     yield from _place_flaws(os.path.dirname(plan.ppy))
     yield from _place_flaws(plan.libexec)
     if unknown := (plan.allowed or CapSet()) - CapSet.all():
@@ -247,20 +259,33 @@ def _interpreter_flaws(path: str) -> Iterator[str]:
 
 
 def _directory_flaws(directory: str) -> Iterator[str]:
-    for path in (*reversed(Path(directory).parents), Path(directory)):
-        if not path.is_dir():
-            return
-        info = path.stat()
+    """What is wrong with a directory, or with the way to where it would be, for all to use."""
+    for path, info in _way(directory):
         if not info.st_mode & 0o001:
             yield (
                 f'{path} is closed to other accounts, which run the scripts: '
                 'choose another --interpreter or --prefix'
             )
+    yield from _strangers(directory)
+
+
+def _strangers(directory: str) -> Iterator[str]:
+    """Who else than root can change what a path without links leads to."""
+    for path, info in _way(directory):
+        if not stat.S_ISDIR(info.st_mode):
+            yield f'{path} is no directory'
         if info.st_uid:
             yield f'{path} belongs to uid {info.st_uid}, not to root: chown root {path}'
-        sticky = info.st_mode & stat.S_ISVTX and str(path) != directory
-        if info.st_mode & 0o022 and not sticky:
+        sticky = info.st_mode & stat.S_ISVTX and path != directory
+        if info.st_mode & 0o022 and not sticky and stat.S_ISDIR(info.st_mode):
             yield f'others than root can write to {path}: chmod go-w {path}'
+
+
+def _way(directory: str) -> Iterator[tuple[str, os.stat_result]]:
+    """From the root to a directory, as far as there is one; each is looked at after those above."""
+    for path in (*reversed(Path(directory).parents), Path(directory)):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield str(path), path.lstat()
 
 
 def _place_flaws(directory: str) -> Iterator[str]:
@@ -306,12 +331,19 @@ def _write_launchers(plan: Installation, directory: str) -> list[str]:
     return written
 
 
-def _prove(launcher: str, allowed: CapSet) -> None:
-    """Launch an empty script, as an account that is not root and for another one."""
+def _write_script(path: str, allowed: CapSet) -> str:
+    """Write an empty script of an account that is not root, where none but root can enter.
+
+    Its owner could otherwise write to it before it is marked.
+    """
     # A single capability suffices to make the execution a secure one.
     mark = Caps(inheritable=list(allowed & _bounding())[:1])
-    script = f'{launcher}.script'
-    _write(script, b'', (NOBODY, NOBODY), 0o755, mark)
+    _write(path, b'', (NOBODY, NOBODY), 0o755, mark)
+    return path
+
+
+def _prove(launcher: str, script: str) -> None:
+    """Launch the empty script, as an account that is not root."""
     try:
         done = subprocess.run(
             [launcher, script],
@@ -362,6 +394,8 @@ def _previous(found: Installation) -> list[str]:
 def _damage(found: Installation) -> Iterator[str]:
     """What is wrong with an installation."""
     yield from _place_flaws(os.path.dirname(found.ppy))
+    if any(_strangers(os.path.dirname(found.ppy))):
+        return  # they say what the rest is
     yield from _place_flaws(os.path.dirname(found.capped))
     yield from _interpreter_flaws(found.original)
     for path, _, mode, caps in _launchers(found):

@@ -12,7 +12,7 @@ from conftest import needs, needs_root, run
 
 from caps import Caps, CapSet
 from caps.cli import main
-from caps.install import InstallError, install, remove, status
+from caps.install import InstallError, _obstacles, install, remove, status
 
 pytestmark = needs_root
 
@@ -376,6 +376,83 @@ def test_prefix_of_another_account_is_refused(prefix, accounts):
     prefix.mkdir()
     os.chown(prefix, accounts.a.uid, 0)
     refused(prefix, f'{prefix} belongs to uid {accounts.a.uid}')
+
+
+@pytest.mark.parametrize('part', ['', 'bin', 'libexec'])
+@pytest.mark.parametrize('kind', ['directory', 'link'])
+def test_directory_that_another_account_makes_meanwhile_is_refused(
+    scene, program, accounts, monkeypatch, part, kind
+):
+    """What was missing when the way was looked at can be there when it is to be made."""
+    above, others = scene / 'above', scene / 'others'
+    prefix = above / 'prefix' if not part else above
+    above.mkdir()
+    others.mkdir()
+    make = ['mkdir', '-p'] if kind == 'directory' else ['ln', '-s', others]
+
+    def obstacles(plan):
+        yield from _obstacles(plan)
+        above.chmod(0o1777)
+        run(*make, prefix / part, account=accounts.b, check=True)
+
+    above.chmod(0o755 if part else 0o1777)
+    monkeypatch.setattr('caps.install._obstacles', obstacles)
+    with pytest.raises(InstallError, match=r'^[^:]*(is no directory|belongs to uid|write to)'):
+        install(program, prefix)
+    assert files(above) in ([], [prefix / part])
+    assert files(others) == []
+
+
+def test_prefix_of_another_account_names_no_place_of_roots(scene, program, accounts):
+    other = install(program, scene / 'other')
+    den = scene / 'den'
+    den.mkdir()
+    os.chown(den, accounts.b.uid, accounts.b.gid)
+    for part in 'bin', 'libexec':
+        run('ln', '-s', scene / 'other' / part, den, account=accounts.b, check=True)
+    for deed in lambda: install(program, den), lambda: remove(den):
+        with pytest.raises(InstallError, match=f'{den} belongs to uid {accounts.b.uid}'):
+            deed()
+    assert status(scene / 'other') == other
+
+
+def test_launcher_that_another_account_made_up_removes_nothing_and_has_nothing_read(
+    scene, program, accounts, capsys
+):
+    other = install(program, scene / 'other')
+    den = scene / 'den'
+    (den / 'bin').mkdir(parents=True)
+    (den / 'libexec').symlink_to(scene / 'other/libexec')
+    shutil.copyfile(other.ppy, den / 'bin/ppy')
+    for path in den, den / 'bin', den / 'bin/ppy':
+        os.chown(path, accounts.b.uid, accounts.b.gid)
+    with pytest.raises(InstallError, match=f'{den} belongs to uid {accounts.b.uid}'):
+        remove(den)
+    assert status(scene / 'other') == other
+    # what it says to be the copy would be read to its end, which is never
+    content = (den / 'bin/ppy').read_bytes()
+    endless = b'/dev/zero'.ljust(len(other.capped), b'\0')
+    (den / 'bin/ppy').write_bytes(content.replace(os.fsencode(other.capped), endless))
+    done = run(sys.executable, '-m', 'caps', 'ppy', 'status', '--prefix', den, timeout=10)
+    assert done.returncode == 1
+    assert f'{den} belongs to uid {accounts.b.uid}' in done.stderr
+
+
+def test_script_of_the_proof_cannot_be_changed_before_it_is_marked(
+    scene, program, accounts, monkeypatch
+):
+    """Its owner is an account that other programs run as."""
+    tried, real = [], os.fchown
+
+    def fchown(fd, uid, gid):
+        real(fd, uid, gid)
+        if uid:
+            path = os.readlink(f'/proc/self/fd/{fd}')
+            tried.append(run('tee', path, user=uid, group=gid, extra_groups=[]).returncode)
+
+    monkeypatch.setattr('os.fchown', fchown)
+    install(program, scene / 'prefix')
+    assert tried == [1]
 
 
 @needs('cap_sys_admin')
