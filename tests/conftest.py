@@ -276,6 +276,13 @@ def hard_links():
 
 
 @pytest.fixture
+def core_files():
+    """A program that crashes leaves its memory where it is working."""
+    with sysctl('kernel/core_pattern', 'core'), sysctl('kernel/core_uses_pid', '0'):
+        yield
+
+
+@pytest.fixture
 def few_keys():
     """An account may have few keys."""
     with sysctl('kernel/keys/maxkeys', '15'):

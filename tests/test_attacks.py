@@ -37,6 +37,7 @@ PYTHON = '/usr/bin/python3'
 STATUS = 'while read -r line; do echo "$line"; done < /proc/self/status\n'
 LIBC = CDLL(None, use_errno=True)
 MS_NOSUID, MS_NODEV = 2, 4
+PR_SET_TSC, PR_TSC_SIGSEGV = 26, 2
 PR_SET_TIMERSLACK, PR_SET_CHILD_SUBREAPER, UNAME26 = 29, 36, 0x0020000
 
 
@@ -771,6 +772,10 @@ def look_like_an_older_kernel():
     LIBC.personality(UNAME26)
 
 
+def stop_the_clock():
+    LIBC.prctl(PR_SET_TSC, PR_TSC_SIGSEGV)
+
+
 LIMIT = (
     'import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0.1)\ntime.sleep(0.3)\n'
     'open("LOOT", "w")'
@@ -810,6 +815,39 @@ def test_process_of_the_caller_disturbs_nothing(launchers, script, accounts, loo
     path = script(code.replace('LOOT', str(loot)), 'cap_kill=i')
     done = launchers('python').run(path, account=accounts.b, preexec_fn=prepare)
     assert loot.exists() == launchers('python').naive, done
+
+
+def test_clock_that_kills_disturbs_nothing(launchers, script, accounts, loot):
+    look = ': $EPOCHREALTIME'
+    if run('bash', '-c', look, preexec_fn=stop_the_clock).returncode == 0:
+        pytest.skip('a clock kills on x86 alone, and not with every source of time')
+    path = script(f': > {loot}; {look}; rm {loot}', 'cap_kill=i')
+    done = launchers('bash').run(path, account=accounts.b, preexec_fn=stop_the_clock)
+    assert (done.returncode == -signal.SIGSEGV) == launchers('bash').naive
+    assert launchers('bash').naive or (done.returncode, loot.exists()) == (0, False)
+
+
+def dump_everything():
+    resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CPU, (1, 2))
+
+
+# The kernel dumps no program that gained a capability by its execution; with none, or the one that
+# ppy itself keeps to the end, a script gains nothing.
+@needs('cap_sys_admin')
+@pytest.mark.parametrize('mark', ['=', 'cap_dac_override=i', 'cap_kill=i'])
+def test_script_that_the_caller_ends_does_not_leave_its_memory(
+    launchers, script, accounts, loot, core_files, mark
+):
+    core = loot.parent / 'core'
+    core.write_text('of the owner')  # the kernel removes what is in the way
+    os.chown(core, accounts.a.uid, accounts.a.gid)
+    path = script('while :; do :; done', mark)
+    done = launchers('bash').run(
+        path, account=accounts.b, cwd=loot.parent, preexec_fn=dump_everything
+    )
+    assert done.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
+    assert (core.read_bytes() != b'of the owner') == launchers('bash').naive
 
 
 KEYS = """

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 
@@ -125,6 +126,7 @@ static void clean_environment(uid_t owner)
 static void clean_process(void)
 {
 	const struct itimerval off = {0};
+	const struct rlimit no_core = {0}; /* it would have what the script has in memory */
 	const unsigned long slack = 50000; /* nanoseconds; prctl(2) has it for the first process */
 	sigset_t kept, none;
 	sigemptyset(&none);
@@ -138,11 +140,13 @@ static void clean_process(void)
 		if (!sigismember(&kept, number))
 			syscall(SYS_rt_sigaction, number, by_default, NULL, _NSIG / 8);
 	umask(umask(077) | 022);
+	prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0); /* x86 alone can have a clock that kills */
 	if (setitimer(ITIMER_REAL, &off, NULL) < 0 || setitimer(ITIMER_VIRTUAL, &off, NULL) < 0 ||
 	    setitimer(ITIMER_PROF, &off, NULL) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0 ||
 	    prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0) < 0 ||
-	    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) < 0 || personality(PER_LINUX) < 0)
-		refuse_errno("signals, timers and personality");
+	    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) < 0 || personality(PER_LINUX) < 0 ||
+	    setrlimit(RLIMIT_CORE, &no_core) < 0)
+		refuse_errno("signals, timers, personality and core size");
 }
 
 /* The caller's keys are not the script's. The new keyring counts as the caller's, who could use up
