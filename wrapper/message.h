@@ -44,6 +44,13 @@ static const char *quote(const char *name)
 	return quoted;
 }
 
+static int log_socket = -1;
+
+static void open_log(void)
+{
+	log_socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+}
+
 /* One message to syslog, which must neither delay nor stop a launch: if it is lost, it is lost. */
 static void log_message(int priority)
 {
@@ -54,9 +61,7 @@ static void log_message(int priority)
 	struct iovec parts[] = {{header, (size_t)length}, {message, strlen(message)}};
 	struct msghdr datagram = {
 	    .msg_name = &log, .msg_namelen = sizeof log, .msg_iov = parts, .msg_iovlen = 2};
-	CAPS_OPEN int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0)
-		sendmsg(fd, &datagram, MSG_NOSIGNAL);
+	sendmsg(log_socket, &datagram, MSG_NOSIGNAL);
 }
 
 static void print_message(int fd, const char *prefix)
@@ -81,7 +86,10 @@ static _Noreturn void refuse(int status, const char *subject, const char *rule, 
 {
 	compose(subject, rule, mend);
 	if (!CHECK_ONLY) { /* first, since the caller's standard error may be the end of ppy */
-		close(0);  /* and in a place that no limit denies it */
+		if (log_socket < 0) {
+			close(0); /* a place that no limit denies */
+			open_log();
+		}
 		log_message(LOG_AUTHPRIV_WARNING);
 	}
 	print_message(2, CHECK_ONLY ? "REFUSED " : "ppy: ");

@@ -301,6 +301,7 @@ static void log_launch(const char *path, const struct stat *script, cap_t mark)
 	cap_clear_flag(mark, CAP_PERMITTED);
 	cap_clear_flag(mark, CAP_EFFECTIVE);
 	CAPS_OWNED char *caps = cap_to_text(mark, NULL);
+	must(log_socket >= 0, "the log", "must be within the limit of descriptors", NULL);
 	snprintf(message, sizeof message, "launch of %s as uid %u gid %u with %s", quote(path),
 		 script->st_uid, script->st_gid, caps ? caps : "?");
 	log_message(LOG_AUTHPRIV_INFO);
@@ -311,6 +312,8 @@ int main(int argc, char **argv)
 	caller = getuid();
 	caller_group = getgid();
 	tidy_descriptors();
+	if (!CHECK_ONLY)
+		open_log(); /* while the caller can still not take all descriptors away */
 	if (argc < 1)
 		return NOT_FOUND;
 	read_record();
