@@ -84,6 +84,7 @@ def mark(directory: str | os.PathLike[str], caps: Caps, group: str | None = None
     with _opened(directory) as (path, bin_):
         if os.fstatvfs(bin_).f_flag & os.ST_NOSUID:
             raise VenvError(f'{path} is on a nosuid mount, where file capabilities mean nothing')
+        _require_member(path, bin_, gid)
         name = _python(path, bin_)
         link = _link(bin_, name)
         has_origin = link is None and _link(bin_, name + UNMARKED) is not None
@@ -191,6 +192,19 @@ def _group_id(group: str | None) -> int | None:
         return grp.getgrnam(group).gr_gid if group else None
     except KeyError:
         raise VenvError(f'there is no group {group}') from None
+
+
+def _require_member(path: str, bin_: int, gid: int | None) -> None:
+    """Refuse an environment whose owner's code would be the first to run in the group's name."""
+    uid = os.fstat(bin_).st_uid
+    if gid is None or uid in (0, os.geteuid()):
+        return
+    with suppress(KeyError):
+        owner = pwd.getpwuid(uid)
+        if gid in os.getgrouplist(owner.pw_name, owner.pw_gid):
+            return
+    group = grp.getgrgid(gid).gr_name
+    raise VenvError(f'{path} runs code of {_user(uid)}, who is no member of {group}')
 
 
 def _accounts(bin_: int, gid: int | None) -> Iterator[dict[str, Any]]:

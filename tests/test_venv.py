@@ -137,6 +137,24 @@ def test_group_says_who_can_run_it(environment, accounts):
         run(found.python, '-c', '', account=accounts.b)
 
 
+def test_owner_of_an_environment_gets_no_group_by_having_it_marked(environment, scene, accounts):
+    took = scene / 'took'
+    took.mkdir()
+    took.chmod(0o777)
+    packages = next(environment.glob('lib/python*/site-packages'))
+    code = f'import os; open("{took}/" + str(os.getgid()), "w")\n'
+    (packages / 'planted.pth').write_text(code)
+    run('chown', '-R', f'{accounts.b.uid}:{accounts.b.gid}', environment, check=True)
+    refused(environment, f'{accounts.b.name}, who is no member of', group=accounts.a.name)
+    assert os.listdir(took) == []
+    run('gpasswd', '-a', accounts.b.name, accounts.a.name, check=True)
+    try:
+        mark(environment, RAW, accounts.a.name)
+    finally:
+        run('gpasswd', '-d', accounts.b.name, accounts.a.name, check=True)
+    assert os.listdir(took) == [str(accounts.a.gid)]
+
+
 def test_environment_in_a_closed_home_is_for_those_who_can_enter(environment, accounts):
     run('chown', '-R', f'{accounts.a.uid}:{accounts.a.gid}', environment, check=True)
     environment.chmod(0o700)
