@@ -156,8 +156,7 @@ def _venv(paths: tuple[str, ...], real_path: str) -> str | None:
 
 
 def _mount(descriptor: int) -> Mount:
-    info = Path(f'/proc/self/fdinfo/{descriptor}').read_text()
-    number = info.split('mnt_id:')[1].split()[0]
+    number = _mount_id(descriptor)
     for line in Path('/proc/self/mountinfo').read_text().splitlines():
         words = line.split(' ')
         if words[0] == number:
@@ -166,7 +165,19 @@ def _mount(descriptor: int) -> Mount:
             kind = words[words.index('-') + 1]
             return Mount(point, kind, 'nosuid' in options, 'noexec' in options)
     flags = os.fstatvfs(descriptor).f_flag
-    return Mount(None, 'unknown', True, bool(flags & os.ST_NOEXEC))
+    noexec = bool(flags & os.ST_NOEXEC)
+    root = os.open('/', os.O_PATH | os.O_CLOEXEC)
+    try:
+        if _mount_id(root) == number:  # chroot(2) into a directory that is no mount point
+            return Mount('/', 'unknown', bool(flags & os.ST_NOSUID), noexec)
+    finally:
+        os.close(root)
+    return Mount(None, 'unknown', True, noexec)
+
+
+def _mount_id(descriptor: int) -> str:
+    info = Path(f'/proc/self/fdinfo/{descriptor}').read_text()
+    return info.split('mnt_id:')[1].split()[0]
 
 
 def _attribute(path: str, name: str) -> bytes | None:

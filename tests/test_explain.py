@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import needs, needs_root, run
+from conftest import needs, needs_root, python, run
 
 from caps import Caps, CapSet
 from caps.execve import FileCaps
@@ -196,6 +196,25 @@ def test_nosuid_mount(program, tmpfs, as_b):
 
 
 @needs('cap_sys_admin')
+@needs('cap_sys_admin', 'cap_sys_chroot')
+def test_root_directory_that_is_no_mount_point_is_on_a_mount_of_ours(program, scene):
+    name = Path(program('cap_net_raw=ep')).name
+    (scene / 'proc').mkdir()
+    code = (
+        'import json, os, sys; from caps.explain import explain\n'
+        'os.chroot(sys.argv[1]); os.chdir("/")\n'
+        'print(json.dumps(explain("/" + sys.argv[2], pid=os.getpid()).as_dict()))\n'
+    )
+    run('mount', '-t', 'proc', 'proc', scene / 'proc', check=True)
+    try:
+        said = json.loads(python(code, scene, name))
+    finally:
+        run('umount', scene / 'proc', check=True)
+    assert said['file']['mount'] == {
+        'point': '/', 'type': 'unknown', 'nosuid': False, 'noexec': False
+    }  # fmt: skip
+
+
 def test_set_uid_on_a_nosuid_mount(program, tmpfs, as_b):
     path = program(mode=0o4755, directory=tmpfs('nosuid'))
     said, _ = happens(path, as_b)
