@@ -1,5 +1,6 @@
 """How the documentation is built: 'make doc'."""
 
+import re
 import subprocess
 import sys
 from importlib.metadata import version as version_of
@@ -9,22 +10,67 @@ from pathlib import Path
 here = Path(__file__).parent
 (here / 'drawn').mkdir(exist_ok=True)
 subprocess.run([sys.executable, here / 'figures.py', here / 'drawn'], check=True)
+sys.path.append(str(here))
 
 project = 'caps and ppy'
 author = 'the caps-ppy authors'
 copyright = '2026, the caps-ppy authors'
 release = version = version_of('caps-ppy')
 
-extensions = ['sphinx.ext.autodoc', 'sphinx.ext.doctest', 'sphinx.ext.viewcode', 'myst_parser']
-nitpicky = False
+extensions = [
+    'sphinx.ext.autodoc',
+    'sphinx.ext.doctest',
+    'sphinx.ext.viewcode',
+    'myst_parser',
+    'commands',
+]
+default_role = 'py:obj'
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'
 doctest_test_doctest_blocks = ''
 
 html_theme = 'furo'
 html_title = 'caps and ppy'
+html_static_path = ['style.css']
+html_css_files = ['style.css']
 
 man_pages = [
+    ('caps', 'caps', 'show, change and explain Linux capabilities', author, 1),
     ('ppy', 'ppy', 'run a marked script as its owner with its capabilities', author, 8),
 ]
 man_show_urls = False
+
+
+# The docstrings speak of an argument as 'name: text' on a line of its own, and of results and
+# errors in sentences that begin with Returns and Raises: to Sphinx these are fields.
+FIELD = re.compile(r'(?P<names>[a-z_]+(?:, [a-z_]+)*): |(?P<verb>Returns|Raises),? ')
+MAN_PAGE = re.compile(r'\b(?<![`.])([a-z][\w.-]*\(\d\))')
+
+
+def with_fields(app, what, name, obj, options, lines):
+    """Give the docstrings of the project the markup that they are written without."""
+    made, is_field = [], False
+    for line in lines:
+        line = MAN_PAGE.sub(r':manpage:`\1`', line)
+        if found := FIELD.match(line):
+            made += [] if is_field else ['']
+            names = found['names'] or found['verb']
+            made.append(f':{names}: {line[found.end():]}')
+            is_field = True
+        elif is_field and line.startswith('See '):
+            made += ['', line]
+            is_field = False
+        else:
+            made.append(f'    {line}' if is_field and line else line)
+            is_field = is_field and bool(line)
+    lines[:] = made
+
+
+def without_aliases(app, what, name, obj, skip, options):
+    """Leave out what a NamedTuple's signature has said."""
+    return True if type(obj).__name__ == '_tuplegetter' else None
+
+
+def setup(app):
+    app.connect('autodoc-process-docstring', with_fields)
+    app.connect('autodoc-skip-member', without_aliases)

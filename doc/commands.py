@@ -1,0 +1,100 @@
+"""Directives that take a command of caps from its parser, so that its page says what it does.
+
+command:: show     how it is called, its arguments and options, and what its help says of them
+examples:: show    the examples of its help; of the whole command line without a name
+shape:: get        what it prints with --json
+"""
+
+import argparse
+import re
+from collections.abc import Iterator
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from caps.cli import parser
+from caps.completion import _commands
+from caps.examples import EXAMPLES
+from caps.schema import text
+
+COMMANDS = {place.strip(): one for place, one in _commands(parser())}
+COMMON = {'--help', '--json'}  # which the page explains once
+
+
+def inline(usage: str) -> Iterator[nodes.Node]:
+    """What is typed as it stands is strong, what stands for something is emphasized."""
+    for word in re.split(r'([A-Z]+|[\w/-]+)', usage):
+        if re.fullmatch('[A-Z]+', word):
+            yield nodes.emphasis(text=word)
+        elif re.fullmatch(r'[\w/-]+', word):
+            yield nodes.strong(text=word)
+        else:
+            yield nodes.Text(word)
+
+
+def spelled(action: argparse.Action) -> str:
+    value = action.metavar or (action.dest.upper() if action.nargs != 0 else '')
+    if action.choices:
+        value = '{' + ','.join(action.choices) + '}'
+    return ' '.join(filter(None, [', '.join(action.option_strings), str(value)]))
+
+
+def arguments(one: argparse.ArgumentParser) -> nodes.definition_list:
+    listed = nodes.definition_list()
+    for action in one._actions:
+        if action.help and not COMMON & {*action.option_strings} and not action.choices:
+            term = nodes.term('', '', *inline(spelled(action)))
+            meaning = nodes.definition('', nodes.paragraph(text=action.help))
+            listed += nodes.definition_list_item('', term, meaning)
+    return listed
+
+
+class Command(SphinxDirective):
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        place = self.arguments[0]
+        one = COMMANDS[place]
+        # As wide as it needs, since a page breaks lines itself.
+        formatter = argparse.HelpFormatter(one.prog, width=1000)
+        formatter.add_usage(one.usage, one._actions, one._mutually_exclusive_groups, '')
+        usage = nodes.paragraph('', '', *inline(formatter.format_help().strip()))
+        notes = EXAMPLES[place].partition('examples:')[0].split('\n\n')
+        said = [nodes.paragraph(text=' '.join(note.split())) for note in notes if note.strip()]
+        listed = arguments(one)
+        return [usage, nodes.paragraph(text=one.description), *[listed] * bool(listed), *said]
+
+
+class Examples(SphinxDirective):
+    optional_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        listed = nodes.definition_list()
+        for line in EXAMPLES[' '.join(self.arguments)].partition('examples:\n')[2].splitlines():
+            command, _, meaning = line.strip().partition('  ')
+            if line.startswith('      '):  # of the command above
+                listed[-1][-1] += nodes.paragraph(text=line.strip())
+            elif command:
+                term = nodes.term('', '', nodes.literal(text=command))
+                about = [nodes.paragraph(text=meaning.strip())] * bool(meaning)
+                listed += nodes.definition_list_item('', term, nodes.definition('', *about))
+        return [listed]
+
+
+class Shape(SphinxDirective):
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        shown = text(self.arguments[0])
+        return [nodes.literal_block(shown, shown, language='json')]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive('command', Command)
+    app.add_directive('examples', Examples)
+    app.add_directive('shape', Shape)
+    return {'parallel_read_safe': True}
