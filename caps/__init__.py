@@ -96,7 +96,11 @@ class CapSet(MutableSet[str]):
 
     @classmethod
     def from_mask(cls, mask: int) -> 'CapSet':
-        """The set whose bits are those of `mask`, as /proc/PID/status prints it in hex."""
+        """The set whose bits are those of a mask, as /proc/PID/status prints it in hex.
+
+        mask: bit n is capability n.
+        Raises ValueError for a bit beyond the capabilities that libcap can have; see proc(5).
+        """
         if mask >> len(_NAMES):
             raise ValueError(f'{mask:#x} has more than {len(_NAMES)} bits')
         self = cls.__new__(cls)
@@ -113,11 +117,19 @@ class CapSet(MutableSet[str]):
         return self.from_mask(self.mask)
 
     def add(self, member: str | int) -> None:
-        """Add a capability; ValueError for what is none."""
+        """Add a capability.
+
+        member: a name or a number.
+        Raises ValueError for what is no capability.
+        """
         self.mask |= 1 << _bit(member)
 
     def discard(self, member: str | int) -> None:
-        """Remove a capability if it is in the set; ValueError for what is none."""
+        """Remove a capability if it is in the set.
+
+        member: a name or a number.
+        Raises ValueError for what is no capability.
+        """
         self.mask &= ~(1 << _bit(member))
 
     def clear(self) -> None:
@@ -166,7 +178,11 @@ class CapSet(MutableSet[str]):
         return self.mask != mask and not mask & ~self.mask
 
     def isdisjoint(self, other: 'Members') -> bool:
-        """Whether no capability is in both."""
+        """Whether no capability is in both.
+
+        other: any iterable of capabilities, or one string of them with commas.
+        Raises ValueError for what is no capability.
+        """
         return not self.mask & _mask(other)
 
     def __and__(self, other: 'Members') -> 'CapSet':
@@ -390,13 +406,18 @@ class Caps(_State):
 
     @classmethod
     def from_text(cls, text: str) -> 'Caps':
-        """The state that a text describes; ValueError as cap_from_text(3) fails."""
+        """The state that a text describes.
+
+        text: capability text, such as ``cap_net_raw=ep cap_kill+i``.
+        Raises ValueError where cap_from_text(3) fails.
+        """
         return cls(text)
 
     @classmethod
     def from_process(cls, pid: int = 0) -> 'Caps':
-        """The state of a process, or of any thread by its id; 0 is the calling thread.
+        """The state of a process, or of a single thread.
 
+        pid: of a process or a thread; 0 is the calling thread.
         Raises OSError, ESRCH where there is no such process; OverflowError, as os.kill() does, for
         what is no pid; see cap_get_pid(3).
         """
@@ -453,32 +474,49 @@ class Caps(_State):
         return self
 
     def activate(self, *names: str | int) -> 'Caps':
-        """Make what is permitted effective too, or just `names`; returns self.
+        """Make what is permitted effective too; returns self.
 
-        A name that is not permitted is refused by `apply`, not here.
+        names: just these.  One that is not permitted is refused by `apply`, not here.
+        Raises ValueError for what is no capability.
         """
         self._effective |= names or self._permitted
         return self
 
     def deactivate(self, *names: str | int) -> 'Caps':
-        """Take everything, or just `names`, out of effective; returns self."""
+        """Take everything out of effective; returns self.
+
+        names: just these.
+        Raises ValueError for what is no capability.
+        """
         self._effective -= names or self._effective
         return self
 
     def propagate(self, *names: str | int) -> 'Caps':
-        """Make what is permitted inheritable too, or just `names`; returns self."""
+        """Make what is permitted inheritable too; returns self.
+
+        names: just these.
+        Raises ValueError for what is no capability.
+        """
         self._inheritable |= names or self._permitted
         return self
 
     propagnate = propagate  # the original's spelling
 
     def terminate(self, *names: str | int) -> 'Caps':
-        """Take everything, or just `names`, out of inheritable; returns self."""
+        """Take everything out of inheritable; returns self.
+
+        names: just these.
+        Raises ValueError for what is no capability.
+        """
         self._inheritable -= names or self._inheritable
         return self
 
     def clear(self, *names: str | int) -> 'Caps':
-        """Take everything, or just `names`, out of all three sets; returns self."""
+        """Take everything out of all three sets; returns self.
+
+        names: just these.
+        Raises ValueError for what is no capability.
+        """
         for members in self._effective, self._permitted, self._inheritable:
             members -= names or members
         return self
@@ -562,8 +600,8 @@ def first_broken(*rules: tuple[str, CapSet, str]) -> str:
 class IAB(_State):
     """The inheritable, ambient and bounding sets of a process; libcap's cap_iab_t.
 
-    Each set is a `CapSet`, as an attribute and as an item.  ``bounding`` is the bounding set
-    itself: what libcap's text blocks with ``!`` is not in it.
+    Each set is a `CapSet`, as an attribute and as an item.  What libcap's text blocks with ``!``
+    is not in ``bounding``.
 
     text: as cap_iab_from_text(3) takes it, or another `IAB` to copy.
     Raises ValueError for text that libcap rejects.
@@ -596,13 +634,18 @@ class IAB(_State):
 
     @classmethod
     def from_text(cls, text: str) -> 'IAB':
-        """The state that a text describes; ValueError as cap_iab_from_text(3) fails."""
+        """The state that a text describes.
+
+        text: IAB text, such as ``!cap_sys_admin,^cap_net_raw``.
+        Raises ValueError where cap_iab_from_text(3) fails.
+        """
         return cls(text)
 
     @classmethod
     def from_process(cls, pid: int = 0) -> 'IAB':
-        """The state of a process, or of any thread by its id; 0 is the calling thread.
+        """The state of a process, or of a single thread.
 
+        pid: of a process or a thread; 0 is the calling thread.
         Raises OSError, ENOENT where there is no such process; OverflowError, as os.kill() does, for
         what is no pid; see cap_iab_get_pid(3).
         """
@@ -616,6 +659,7 @@ class IAB(_State):
 
         cap_setpcap is made effective meanwhile where it is permitted, as cap_iab_set_proc(3)
         does; dropping from bounding needs it.
+
         all_threads: change every thread of the process or none; all get the calling thread's
         effective and permitted sets.
         Raises OSError with the rule that was broken, before anything is changed, or with those

@@ -120,7 +120,7 @@ RULES = {
 
 
 class Ids(NamedTuple):
-    """The user or the group ids of a process."""
+    """The user or the group ids of a process; see credentials(7)."""
 
     real: int
     effective: int
@@ -143,13 +143,23 @@ class UserNamespace:
     gids: tuple[range, ...] = EVERY_ID
 
     def maps(self, uid: int, gid: int) -> bool:
-        """Whether both a user and a group exist in this namespace."""
+        """Whether both a user and a group exist in this namespace.
+
+        uid, gid: their numbers, as the observer has them; see user_namespaces(7).
+        """
         return any(uid in ids for ids in self.uids) and any(gid in ids for ids in self.gids)
 
 
 @dataclass(frozen=True)
 class Process:
-    """What of a process's state has a say in execve(2)."""
+    """What of a process's state has a say in execve(2).
+
+    effective, permitted, inheritable, ambient, bounding: its sets; see capabilities(7)
+    uid, gid: its ids
+    groups: its supplementary groups
+    securebits, no_new_privs: see prctl(2)
+    namespace: the user namespace that it is in
+    """
 
     effective: CapSet = field(default_factory=CapSet)
     permitted: CapSet = field(default_factory=CapSet)
@@ -170,14 +180,23 @@ class Process:
 
     @classmethod
     def of(cls, caps: Caps, iab: IAB, **facts: Any) -> Process:
-        """The process with these sets; `facts` are the other fields."""
+        """The process with these sets.
+
+        caps, iab: the five sets
+        facts: the other fields
+        """
         three = caps.effective, caps.permitted, caps.inheritable
         return cls(*three, iab.ambient, iab.bounding, **facts)
 
 
 @dataclass(frozen=True)
 class FileCaps:
-    """A security.capability attribute, which has no effective set but one flag for it."""
+    """A security.capability attribute, which has no effective set but one flag for it.
+
+    permitted, inheritable: its sets; see capabilities(7), "File capabilities"
+    effective: the flag
+    root_id: the user id that is root in the user namespace that it is for, 0 for all
+    """
 
     permitted: CapSet = field(default_factory=CapSet)
     inheritable: CapSet = field(default_factory=CapSet)
@@ -186,14 +205,22 @@ class FileCaps:
 
     @classmethod
     def of(cls, caps: Caps) -> FileCaps | None:
-        """What `Caps.from_file` found or `Caps.apply` would write; None for an unmarked file."""
+        """What `caps.Caps.from_file` found or `caps.Caps.apply` would write.
+
+        caps: the state.
+        Returns None for that of an unmarked file.
+        """
         if caps.marked is False:
             return None
         return cls(caps.permitted, caps.inheritable, bool(caps.effective), caps.root_id)
 
     @classmethod
     def from_xattr(cls, value: bytes) -> FileCaps:
-        """The attribute as getxattr(2) has it; ValueError for a malformed one."""
+        """The attribute as getxattr(2) has it.
+
+        value: its bytes.
+        Raises ValueError where they are malformed.
+        """
         size = {1: 12, 2: 20, 3: 24}.get(value[3] if len(value) > 3 else 0)
         if len(value) != size:
             raise ValueError('security.capability is malformed')
@@ -207,8 +234,12 @@ class FileCaps:
 class File:
     """What of a file has a say in execve(2).
 
+    path: what the reasons call it
+    mode, uid, gid: permissions with the set-id bits, and the owner; see inode(7)
+    caps: its capabilities, None for none
     nosuid: also where the mount is another mount namespace's, or a user namespace's that does
     not contain the process
+    noexec: whether the mount executes nothing
     interpreter: the program that the first line of a script names
     is_program: whether the kernel can run it, be it through its interpreter
     """
@@ -240,6 +271,7 @@ class Outcome:
     error: the errno of the failure, or 0
     secure: the program's AT_SECURE, see getauxval(3)
     program: what is run in the end, the interpreter of a script
+    reasons: the rules that had a say, in the order in which the kernel asks them
     """
 
     process: Process | None
@@ -253,7 +285,12 @@ Say = Callable[..., None]
 
 
 def execve(process: Process, file: File) -> Outcome:
-    """What becomes of a process that executes a file, step by step as the kernel does it."""
+    """What becomes of a process that executes a file, step by step as the kernel does it.
+
+    process: the state before.
+    file: the program or script.
+    Returns the state after it or the error, and the reasons; see execve(2) and capabilities(7).
+    """
     reasons: list[Reason] = []
 
     def say(rule: str, **facts: object) -> None:
@@ -416,7 +453,12 @@ def _ambient(process: Process, is_marked: bool, is_changed: bool, say: Say) -> C
 
 
 def ppy_state(process: Process, script: File) -> Process:
-    """What ppy makes of its process before it executes the capped copy of an interpreter."""
+    """What ppy makes of its process before it executes the capped copy of an interpreter.
+
+    process: ppy as it is started.
+    script: the marked script.
+    Returns the state; see ppy(8).
+    """
     own = CapSet('cap_dac_override')  # which it takes to execute that; it does not survive
     return replace(
         process,

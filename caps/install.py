@@ -35,7 +35,17 @@ class InstallError(Exception):
 
 @dataclass
 class Installation:
-    """What is installed under a name, and one sentence for each thing to mend."""
+    """What is installed under a name.
+
+    prefix, name: what it was installed with
+    original: the path of the interpreter, empty where nothing is installed
+    capped: the path of its capped copy
+    setuid: whether ppy is set-user-ID root, else it has file capabilities
+    group: whose members may execute the capped copy, None for nobody
+    allowed: what scripts can be given at most, None where that is unknown
+    allow_root: whether scripts of root are launched
+    problems: one sentence for each thing that is wrong, with the command that mends it
+    """
 
     prefix: str
     name: str
@@ -89,7 +99,8 @@ def install(
     allow: what scripts can be given at most; by default all capabilities of this kernel
     allow_root: launch scripts that belong to root as well
 
-    Returns what status() says.  Raises InstallError where the result would not work or not be
+    Returns what `status` does.
+    Raises InstallError where the result would not work or not be
     safe, and ValueError for what is no capability; see capabilities(7).
     """
     _require_root()

@@ -35,7 +35,8 @@ _SECURE_BITS = {
 class SecureBits(MutableSet[str]):
     """The secure bits of a thread, as a set of names such as ``noroot`` and ``noroot_locked``.
 
-    A bit without a name, from a newer kernel, is its number as text.
+    A bit without a name, from a newer kernel, is its number as text.  A name may be spelled as
+    SECBIT_NOROOT too.
 
     members: names of bits.
     Raises ValueError for an unknown name; see capabilities(7), "The securebits flags".
@@ -62,6 +63,8 @@ class SecureBits(MutableSet[str]):
         """Make these the secure bits of the calling thread, or of all; returns self.
 
         cap_setpcap is made effective meanwhile where it is permitted.
+
+        all_threads: change every thread of the process or none.
         Raises OSError, EPERM where it is not permitted, a bit to change is locked or the kernel
         does not know it; see prctl(2).
         """
@@ -86,11 +89,19 @@ class SecureBits(MutableSet[str]):
         return bit
 
     def add(self, member: str) -> None:
-        """Set a bit."""
+        """Set a bit.
+
+        member: its name.
+        Raises ValueError for an unknown name.
+        """
         self.mask |= 1 << self._bit(member)
 
     def discard(self, member: str) -> None:
-        """Clear a bit."""
+        """Clear a bit.
+
+        member: its name.
+        Raises ValueError for an unknown name.
+        """
         self.mask &= ~(1 << self._bit(member))
 
     def __contains__(self, member: object) -> bool:
@@ -470,6 +481,8 @@ def command(
     inheritable: its inheritable set, to which ambient is added; by default what it is now.
     bounding: its bounding set; by default what it is now.
     user, group, groups: as for `drop`.
+    no_new_privs: also keep execve(2) from giving it any privilege.
+    Returns the words of the command line.
     Raises OSError, EPERM for what this process may not give; LookupError for an unknown account;
     ValueError for one string; see execve(2) and capabilities(7).
     """

@@ -53,9 +53,9 @@ def with_fields(app, what, name, obj, options, lines):
     for line in lines:
         line = MAN_PAGE.sub(r':manpage:`\1`', line)
         if found := FIELD.match(line):
+            label, text = found['names'] or found['verb'], line[found.end() :]
             made += [] if is_field else ['']
-            names = found['names'] or found['verb']
-            made.append(f':{names}: {line[found.end():]}')
+            made.append(f':{label}: {text}')
             is_field = True
         elif is_field and line.startswith('See '):
             made += ['', line]

@@ -13,9 +13,9 @@ from caps.execve import File, FileCaps, Ids, Process, execve, ppy_state
 from caps.install import LAUNCHER_CAPS
 
 SETS = 'bounding', 'inheritable', 'ambient', 'permitted', 'effective'
-COLUMN, LEFT, TOP, GAP = 210, 110, 92, 90
+COLUMN, LEFT, TOP, GAP = 150, 100, 92, 52
 CHIP, LINE = 22, 26
-COLOURS = '#2f6fb0', '#b3541e', '#3d8a4c', '#8a4fa3', '#a68a00', '#b8336a', '#39808a'
+COLOURS = '#2f6fb0', '#b3541e', '#2f7a3e', '#8a4fa3', '#7d6800', '#b8336a', '#2b6f79'
 ALL, FLAG = 'all', 'flag: permitted'
 Flow = tuple[int, str, int, str, str]
 STYLE = """\

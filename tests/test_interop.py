@@ -1,11 +1,12 @@
 """Scripts under ppy that know nothing of it: other libraries' ways to a capability, what people
 use one for, and containers."""
 
+import re
 import subprocess
 import sys
 
 import pytest
-from conftest import MODES, Ppy, needs, needs_root, require, run
+from conftest import MODES, ROOT, Ppy, needs, needs_root, require, run
 
 from caps.install import install
 
@@ -125,6 +126,17 @@ def test_a_script_uses_the_capability_of_its_mark(installed, script, accounts, u
     path = script(activate + code, f'{capability}=i')
     done = run(*own_network(accounts.b), installed['file-capabilities'].path, path)
     assert (done.returncode, done.stdout, done.stderr) == (0, 'done\n', '')
+
+
+def test_the_example_that_pings(installed, script, accounts):
+    example = (ROOT / 'examples/ping.py').read_text()
+    path = script(example, 'cap_net_raw=i', name='ping.py')
+    command = [*own_network(accounts.b), installed['file-capabilities'].path, path, '127.0.0.1']
+    done = run(*command)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert re.fullmatch(r'127\.0\.0\.1 answered after \d+\.\d\d ms\n', done.stdout)
+    run('setcap', '=', path, check=True)
+    assert 'cap_net_raw cannot be added to effective' in run(*command).stderr
 
 
 @pytest.mark.parametrize('mark', ['=', 'cap_kill=i'], ids=['without', 'with another'])
