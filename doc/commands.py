@@ -13,12 +13,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from caps.cli import parser
+from caps import cli, examples, schema
 from caps.completion import _commands
-from caps.examples import EXAMPLES
-from caps.schema import text
 
-COMMANDS = {place.strip(): one for place, one in _commands(parser())}
+COMMANDS = {place.strip(): one for place, one in _commands(cli.parser())}
 COMMON = {'--help', '--json'}  # which the page explains once
 
 
@@ -50,30 +48,44 @@ def arguments(one: argparse.ArgumentParser) -> nodes.definition_list:
     return listed
 
 
-class Command(SphinxDirective):
+class FromSource(SphinxDirective):
+    """A page is read anew when what it is taken from has changed."""
+
     required_arguments = 1
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
+        for module in cli, examples, schema:
+            self.env.note_dependency(module.__file__)
+        return self.taken()
+
+    def taken(self) -> list[nodes.Node]:
+        raise NotImplementedError
+
+
+class Command(FromSource):
+    def taken(self) -> list[nodes.Node]:
         place = self.arguments[0]
         one = COMMANDS[place]
         # As wide as it needs, since a page breaks lines itself.
         formatter = argparse.HelpFormatter(one.prog, width=1000)
         formatter.add_usage(one.usage, one._actions, one._mutually_exclusive_groups, '')
         usage = nodes.paragraph('', '', *inline(formatter.format_help().strip()))
-        notes = EXAMPLES[place].partition('examples:')[0].split('\n\n')
+        notes = examples.EXAMPLES[place].partition('examples:')[0].split('\n\n')
         said = [nodes.paragraph(text=' '.join(note.split())) for note in notes if note.strip()]
         listed = arguments(one)
         return [usage, nodes.paragraph(text=one.description), *[listed] * bool(listed), *said]
 
 
-class Examples(SphinxDirective):
+class Examples(FromSource):
+    required_arguments = 0
     optional_arguments = 1
-    final_argument_whitespace = True
 
-    def run(self) -> list[nodes.Node]:
+    def taken(self) -> list[nodes.Node]:
         listed = nodes.definition_list()
-        for line in EXAMPLES[' '.join(self.arguments)].partition('examples:\n')[2].splitlines():
+        for line in (
+            examples.EXAMPLES[' '.join(self.arguments)].partition('examples:\n')[2].splitlines()
+        ):
             command, _, meaning = line.strip().partition('  ')
             if line.startswith('      '):  # of the command above
                 listed[-1][-1] += nodes.paragraph(text=line.strip())
@@ -84,12 +96,9 @@ class Examples(SphinxDirective):
         return [listed]
 
 
-class Shape(SphinxDirective):
-    required_arguments = 1
-    final_argument_whitespace = True
-
-    def run(self) -> list[nodes.Node]:
-        shown = text(self.arguments[0])
+class Shape(FromSource):
+    def taken(self) -> list[nodes.Node]:
+        shown = schema.text(self.arguments[0])
         return [nodes.literal_block(shown, shown, language='json')]
 
 

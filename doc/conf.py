@@ -25,6 +25,7 @@ extensions = [
     'commands',
 ]
 default_role = 'py:obj'
+smartquotes_action = 'q'  # and leaves --json as it is typed
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'
 doctest_test_doctest_blocks = ''
@@ -42,27 +43,27 @@ man_show_urls = False
 
 
 # The docstrings speak of an argument as 'name: text' on a line of its own, and of results and
-# errors in sentences that begin with Returns and Raises: to Sphinx these are fields.
-FIELD = re.compile(r'(?P<names>[a-z_]+(?:, [a-z_]+)*): |(?P<verb>Returns|Raises),? ')
+# errors in sentences that begin with Returns and Raises: these make a definition list.
+TERM = re.compile(r'(?P<names>[a-z_]+(?:, [a-z_]+)*): |(?P<verb>Returns|Raises),? ')
 MAN_PAGE = re.compile(r'\b(?<![`.])([a-z][\w.-]*\(\d\))')
 
 
-def with_fields(app, what, name, obj, options, lines):
+def with_terms(app, what, name, obj, options, lines):
     """Give the docstrings of the project the markup that they are written without."""
-    made, is_field = [], False
+    made, is_listed = [], False
     for line in lines:
         line = MAN_PAGE.sub(r':manpage:`\1`', line)
-        if found := FIELD.match(line):
-            label, text = found['names'] or found['verb'], line[found.end() :]
-            made += [] if is_field else ['']
-            made.append(f':{label}: {text}')
-            is_field = True
-        elif is_field and line.startswith('See '):
+        if found := TERM.match(line):
+            names = found['names'] and ', '.join(f'``{it}``' for it in found['names'].split(', '))
+            made += [] if is_listed else ['']
+            made += [names or found['verb'], f'    {line[found.end() :]}']
+            is_listed = True
+        elif is_listed and line.startswith('See '):
             made += ['', line]
-            is_field = False
+            is_listed = False
         else:
-            made.append(f'    {line}' if is_field and line else line)
-            is_field = is_field and bool(line)
+            made.append(f'    {line}' if is_listed and line else line)
+            is_listed = is_listed and bool(line)
     lines[:] = made
 
 
@@ -72,5 +73,5 @@ def without_aliases(app, what, name, obj, skip, options):
 
 
 def setup(app):
-    app.connect('autodoc-process-docstring', with_fields)
+    app.connect('autodoc-process-docstring', with_terms)
     app.connect('autodoc-skip-member', without_aliases)
