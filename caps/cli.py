@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    :param argv: the arguments; by default those of this process
-    :return: the exit status: 0 for success, 1 for a refusal or for problems found
-    :raises SystemExit: with 2 for wrong usage
+    argv: the arguments; by default those of this process
+    Returns the exit status: 0 for success, 1 for a refusal or for problems found.
+    Raises SystemExit, with 2 for wrong usage; see caps(1).
     """
     arguments = parser().parse_args(argv)
     out = Output(getattr(arguments, 'json', False))

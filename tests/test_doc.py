@@ -1,12 +1,13 @@
 """The documentation leaves nothing out: it is compared with the code and with the command line."""
 
+import importlib.util
 import inspect
 import json
 import re
 import sys
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, require, run
 
 import caps
 import caps.execve
@@ -31,6 +32,7 @@ ALIASES = {'caps.File', 'caps.Members'}  # of types, in signatures
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
     """The names that the reference describes, and the directory of the man pages."""
+    require(importlib.util.find_spec('sphinx'), "sphinx: pip install -e '.[doc]'")
     target = tmp_path_factory.mktemp('doc')
     done = run(sys.executable, '-c', BUILD, ROOT / 'doc', target)
     assert done.returncode == 0, done.stderr
