@@ -456,7 +456,7 @@ class Caps(_State):
         all_threads: change every thread of the process, whoever started it, or none.
         Returns self.
         Raises OSError: for a thread with the rule of capset(2) that was broken, or with those
-        threads that did not answer in two seconds, for a file with its name; ValueError, before
+        threads that did not answer in about two seconds, for a file with its name; ValueError, before
         anything is written, where a file's effective set is neither empty nor all that its other
         sets have, since a file stores it as one flag (capabilities(7), "File capabilities").
         """
@@ -663,7 +663,7 @@ class IAB(_State):
         all_threads: change every thread of the process or none; all get the calling thread's
         effective and permitted sets.
         Raises OSError with the rule that was broken, before anything is changed, or with those
-        threads that did not answer in two seconds; see capabilities(7) and prctl(2).
+        threads that did not answer in about two seconds; see capabilities(7) and prctl(2).
         """
         from caps import process
 
