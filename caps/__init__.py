@@ -456,9 +456,9 @@ class Caps(_State):
         all_threads: change every thread of the process, whoever started it, or none.
         Returns self.
         Raises OSError: for a thread with the rule of capset(2) that was broken, or with those
-        threads that did not answer in about two seconds, for a file with its name; ValueError, before
-        anything is written, where a file's effective set is neither empty nor all that its other
-        sets have, since a file stores it as one flag (capabilities(7), "File capabilities").
+        threads that did not answer in about two seconds, for a file with its name; ValueError,
+        before anything is written, where a file's effective set is neither empty nor all that its
+        other sets have, since a file stores it as one flag (capabilities(7), "File capabilities").
         """
         if file is None:
             self._apply_to_process(all_threads)

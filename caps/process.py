@@ -127,8 +127,8 @@ def set_no_new_privs(*, all_threads: bool = True) -> None:
     """Keep execve(2) from ever giving privilege again; it cannot be taken back.
 
     all_threads: change every thread of the process or none, else the calling one.
-    Raises OSError with the threads that did not answer in about two seconds; see PR_SET_NO_NEW_PRIVS in
-    prctl(2).
+    Raises OSError with the threads that did not answer in about two seconds; see
+    PR_SET_NO_NEW_PRIVS in prctl(2).
     """
     _make([_NO_NEW_PRIVS], all_threads)
 
