@@ -8,7 +8,9 @@ PACKAGES = gcc libc6-dev libcap-dev libcap2-bin passwd python3-dev python3-venv 
 TEST_PACKAGES = acl bubblewrap clang e2fsprogs fish libcap-ng-utils libclang-rt-dev \
     python3-cap-ng valgrind zsh
 
-.PHONY: demo test soak differential lint doc install clean
+BENCH_PACKAGES = libcap-ng-utils python3-cap-ng sudo
+
+.PHONY: demo test soak differential bench lint doc install clean
 
 demo: build/installed build/wheel
 	@CAPS=$(CURDIR)/$(BIN)/caps examples/demo.sh
@@ -21,6 +23,9 @@ soak: build/test-packages build/installed build/wheel
 
 differential: build/installed
 	$(BIN)/python tests/test_execve.py --count 20000
+
+bench: build/bench-venv
+	build/bench-venv/bin/python bench/run.py build/bench.json
 
 lint: build/installed
 	$(BIN)/ruff check
@@ -66,6 +71,17 @@ build/packages: Makefile
 
 build/test-packages: Makefile
 	$(call packages,$(TEST_PACKAGES),true)
+	@touch $@
+
+build/bench-packages: Makefile
+	$(call packages,$(BENCH_PACKAGES),exit 1)
+	@touch $@
+
+# Of the system's Python, the only one that Debian builds libcap-ng's binding for.
+build/bench-venv: build/bench-packages build/wheel
+	/usr/bin/python3 -m venv --system-site-packages $@
+	$@/bin/pip install --quiet "$$(ls build/wheel/*.whl)[bench]"
+	$@/bin/pip install --quiet --force-reinstall --no-deps build/wheel/*.whl
 	@touch $@
 
 build/installed: build/packages $(SOURCES)

@@ -1,0 +1,179 @@
+"""One interpreter, the same work through each library: a pyperf script, started by run.py.
+
+All are checked to do it; what a library does not do it has no function for.
+"""
+
+import os
+import subprocess
+
+import capng
+import posixcaps
+import prctl
+import pyperf
+import pyprctl
+
+import caps
+from caps import IAB, Caps
+
+MARK = Caps('cap_net_raw=ep')
+NUMBERS = range(capng.CAP_LAST_CAP + 1)
+BOTH = capng.CAPNG_EFFECTIVE | capng.CAPNG_PERMITTED
+POSIXCAPS_MARK = {'effective': True, 'permitted': {posixcaps.Cap.CAP_NET_RAW}}
+PYPRCTL_MARK = pyprctl.FileCaps(
+    effective=True, permitted={pyprctl.Cap.NET_RAW}, inheritable=set(), rootid=None
+)
+
+
+def forget():
+    """What caps remembers of texts that it has read and written."""
+    caps._sets_of.clear()
+    caps._clauses_of.clear()
+
+
+def activate_caps():
+    Caps.from_process().activate().apply()
+
+
+def activate_caps_first():
+    forget()
+    activate_caps()
+
+
+def activate_capng():
+    capng.capng_get_caps_process()
+    for number in NUMBERS:
+        if capng.capng_have_capability(capng.CAPNG_PERMITTED, number):
+            capng.capng_update(capng.CAPNG_ADD, capng.CAPNG_EFFECTIVE, number)
+    capng.capng_apply(capng.CAPNG_SELECT_CAPS)
+
+
+def activate_posixcaps():
+    state = posixcaps.get()
+    state.set(effective=state.permitted)
+
+
+def activate_pyprctl():
+    state = pyprctl.CapState.get_current()
+    state.effective = state.permitted
+    state.set_current()
+
+
+def activate_prctl():
+    permitted = prctl.get_caps((prctl.ALL_CAPS, prctl.CAP_PERMITTED))[prctl.CAP_PERMITTED]
+    names = [cap for cap, is_set in permitted.items() if is_set]
+    prctl.set_caps((names, prctl.CAP_EFFECTIVE, True))
+
+
+def read_caps(path):
+    return Caps.from_file(path)
+
+
+def read_capng(path):
+    fd = os.open(path, os.O_RDONLY)
+    capng.capng_get_caps_fd(fd)
+    os.close(fd)
+
+
+def write_caps(path):
+    MARK.apply(path)
+
+
+def write_capng(path):
+    fd = os.open(path, os.O_RDONLY)
+    capng.capng_clear(capng.CAPNG_SELECT_BOTH)
+    capng.capng_update(capng.CAPNG_ADD, BOTH, capng.CAP_NET_RAW)
+    capng.capng_apply_caps_fd(fd)
+    os.close(fd)
+
+
+def write_posixcaps(path):
+    posixcaps.set_file_caps(path, **POSIXCAPS_MARK)
+
+
+def bounding_caps():
+    return IAB.from_process().bounding
+
+
+def bounding_capng():
+    capng.capng_get_caps_process()
+    held = capng.capng_have_capability
+    return {number for number in NUMBERS if held(capng.CAPNG_BOUNDING_SET, number)}
+
+
+def bounding_prctl():
+    return {name for name in prctl.ALL_CAP_NAMES if getattr(prctl.capbset, name)}
+
+
+ACTIVATE = {
+    'caps': activate_caps,
+    'caps, the first time': activate_caps_first,
+    'libcap-ng': activate_capng,
+    'posixcaps': activate_posixcaps,
+    'pyprctl': activate_pyprctl,
+    'python-prctl': activate_prctl,
+}
+BOUNDING = {
+    'caps': bounding_caps,
+    'libcap-ng': bounding_capng,
+    'posixcaps': posixcaps.bounding,
+    'pyprctl': pyprctl.capbset_probe,
+    'python-prctl': bounding_prctl,
+}
+READ = {
+    'caps': read_caps,
+    'libcap-ng': read_capng,
+    'posixcaps': posixcaps.get_file_caps,
+    'pyprctl': pyprctl.FileCaps.get_for_file,
+}
+WRITE = {
+    'caps': write_caps,
+    'libcap-ng': write_capng,
+    'posixcaps': write_posixcaps,
+    'pyprctl': PYPRCTL_MARK.set_for_file,
+}
+
+
+def check(path):
+    """That every contestant does what the others do."""
+    for activate in ACTIVATE.values():
+        Caps.from_process().deactivate('cap_kill').apply()
+        activate()
+        state = Caps.from_process()
+        assert state.effective == state.permitted, activate
+    for bounding in BOUNDING.values():
+        assert len(bounding()) == len(bounding_caps()), bounding
+    for write in WRITE.values():
+        Caps('cap_kill=p').apply(path)
+        write(path)
+        assert Caps.from_file(path) == MARK, write
+
+
+def system_calls(loops, program, what, path):
+    command = [program, what, str(loops), path]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def pass_on(command, arguments):
+    command += [arguments.program, arguments.file]
+
+
+def main():
+    runner = pyperf.Runner(add_cmdline_args=pass_on)
+    runner.argparser.add_argument('program', help='what calls.c was compiled to')
+    runner.argparser.add_argument('file', help='to write marks on')
+    arguments = runner.parse_args()
+    path = arguments.file
+    check(path)
+    for what, contestants, given in (
+        ('activate', ACTIVATE, ()),
+        ('bounding', BOUNDING, ()),
+        ('read', READ, (path,)),
+        ('write', WRITE, (path,)),
+    ):
+        calls = arguments.program, what, path
+        runner.bench_time_func(f'{what}: system calls', system_calls, *calls)
+        for name, function in contestants.items():
+            runner.bench_func(f'{what}: {name}', function, *given)
+
+
+main()

@@ -1,0 +1,37 @@
+"""Programs started over and over by spawn.c: a pyperf script, started by run.py."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pyperf
+
+
+def spawn(loops, program, command, uid):
+    account = {'user': uid, 'group': uid, 'extra_groups': []} if uid else {}
+    done = subprocess.run(
+        [program, str(loops), *command],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        cwd='/',
+        text=True,
+        **account,
+    )
+    return float(done.stdout)
+
+
+def pass_on(command, arguments):
+    command += [arguments.program, arguments.contestants]
+
+
+def main():
+    runner = pyperf.Runner(add_cmdline_args=pass_on)
+    runner.argparser.add_argument('program', help='what spawn.c was compiled to')
+    runner.argparser.add_argument('contestants', help='JSON: name, command and uid of each')
+    arguments = runner.parse_args()
+    for name, command, uid in json.loads(Path(arguments.contestants).read_text()):
+        runner.bench_time_func(name, spawn, arguments.program, command, uid)
+
+
+main()
