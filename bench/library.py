@@ -27,7 +27,7 @@ PYPRCTL_MARK = pyprctl.FileCaps(
 def forget():
     """What caps remembers of texts that it has read and written."""
     caps._sets_of.clear()
-    caps._clauses_of.clear()
+    caps._text_of.clear()
 
 
 def activate_caps():

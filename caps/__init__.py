@@ -65,7 +65,7 @@ def _unknown(member: object) -> ValueError:
 
 
 def _mask(members: 'Members') -> int:
-    if isinstance(members, CapSet):
+    if type(members) is CapSet:  # to isinstance an abstract base class has a long answer
         return members.mask
     if isinstance(members, str):
         members = members.split(',') if members else ()
@@ -248,7 +248,7 @@ def _listed(names: str) -> int:
 # A program sees few states, and sees them often: the kernel's two calls take less time than their
 # text takes to read and write.
 _sets_of: dict[str, dict[str, int]] = {}
-_clauses_of: dict[tuple[int, int, int], str] = {}
+_text_of: dict[tuple[int, int, int], str] = {}
 
 
 def _remember(memory: 'dict[Key, Value]', key: 'Key', value: 'Value') -> None:
@@ -469,7 +469,7 @@ class Caps(_State):
                 f'a file has its effective set empty or equal to permitted and inheritable '
                 f'together, {str(stored)!r}; it cannot be {str(self.effective)!r}'
             )
-        text, root_id = self._clauses(), self.root_id
+        text, root_id = str(self), self.root_id
         _on_file(file, lambda fd: _caps.set_file(fd, text, root_id), write=True)
         return self
 
@@ -538,14 +538,11 @@ class Caps(_State):
         return f'{type(self).__name__}({str(self)!r}{root_id})'
 
     def __str__(self) -> str:
-        return _caps.canonical(self._clauses())
-
-    def _clauses(self) -> str:
-        """Text for libcap: a clause for each combination of sets that some capability is in."""
         e, p, i = key = self._effective.mask, self._permitted.mask, self._inheritable.mask
-        text = _clauses_of.get(key)
+        text = _text_of.get(key)
         if text is None:
-            text = ' '.join(
+            # a clause for each combination of sets that some capability is in
+            clauses = ' '.join(
                 f'{CapSet.from_mask(mask)}={flags}'
                 for flags, mask in (
                     ('e', e & ~p & ~i),
@@ -558,7 +555,8 @@ class Caps(_State):
                 )
                 if mask
             )
-            _remember(_clauses_of, key, text)
+            text = _caps.canonical(clauses)
+            _remember(_text_of, key, text)
         return text
 
     def _apply_to_process(self, all_threads: bool) -> None:
@@ -568,7 +566,7 @@ class Caps(_State):
 
                 process.apply(self, all_threads=True)
             else:
-                _caps.set_process(self._clauses())
+                _caps.set_process(str(self))
         except OSError as error:
             raise OSError(error.errno, self._refusal() or error.strerror) from None
 
