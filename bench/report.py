@@ -6,7 +6,6 @@ python bench/report.py RESULTS DIRECTORY makes them anew.
 import math
 import os
 import platform
-import statistics
 import subprocess
 import sys
 from importlib.metadata import version
@@ -27,7 +26,7 @@ TITLES = {
 OURS = {'launch': 'ppy', 'find': 'caps find'}
 FLOOR = 'nothing'  # what the others of its subject add to is subtracted from them
 PEERS = 'libcap-ng', 'posixcaps', 'pyprctl', 'python-prctl'
-Rounds = dict[str, list[float]]
+Times = dict[str, float]
 
 STYLE = """\
 text { font: 14px sans-serif; fill: #222 } .head { font-weight: bold } .value { fill: #555 }
@@ -38,34 +37,27 @@ text { fill: #e6e6e6 } .value { fill: #b5b5b5 } .card { fill: #16181b } .peer { 
 WIDTH, LEFT, BAR, LINE = 480, 150, 240, 22
 
 
-def load(results: Path) -> dict[str, Rounds]:
-    """The seconds that each contestant of each subject took in each round."""
-    subjects: dict[str, Rounds] = {subject: {} for subject in TITLES}
+def load(results: Path) -> dict[str, Times]:
+    """The least seconds that each contestant of each subject took: noise only adds to them."""
+    subjects: dict[str, Times] = {subject: {} for subject in TITLES}
     for bench in pyperf.BenchmarkSuite.load(str(results)):
         subject, name = bench.get_name().split(': ')
-        runs = [run.values for run in bench.get_runs() if run.values]  # others only calibrate
-        subjects[subject][name] = [min(values) for values in runs]
-    for rounds in subjects.values():
-        floor = rounds.pop(FLOOR, None)
-        for name, seconds in rounds.items() if floor else ():
-            rounds[name] = [all_ - bare for all_, bare in zip(seconds, floor, strict=True)]
+        subjects[subject][name] = min(bench.get_values())
+    for times in subjects.values():
+        floor = times.pop(FLOOR, 0)
+        for name in times:
+            times[name] -= floor
     return subjects
 
 
-def ratio(rounds: Rounds, name: str, other: str) -> float:
-    """How many times as long one takes as the other, round by round, and of these the median."""
-    pairs = zip(rounds[name], rounds[other], strict=True)
-    return statistics.median(one / two for one, two in pairs)
-
-
-def goals(subjects: dict[str, Rounds]) -> list[tuple[str, bool]]:
+def goals(subjects: dict[str, Times]) -> list[tuple[str, bool]]:
     """What is asked of us and what was measured, and whether that is enough."""
     activate, launch, find = (subjects[name] for name in ('activate', 'launch', 'find'))
-    calls = ratio(activate, 'caps', 'system calls')
-    peer = min(ratio(activate, peer, 'caps') for peer in PEERS)
-    added = statistics.median(subjects['import']['caps']) * 1e3
-    hop = ratio(launch, 'ppy', 'an empty hop')
-    getcap = ratio(find, 'getcap -r', 'caps find')
+    calls = activate['caps'] / activate['system calls']
+    peer = min(activate[name] for name in PEERS) / activate['caps']
+    added = subjects['import']['caps'] * 1e3
+    hop = launch['ppy'] / launch['an empty hop']
+    getcap = find['getcap -r'] / find['caps find']
     return [
         (f'activate at most 5 times the two system calls: {calls:.1f}', calls <= 5),
         (f'activate at least 4 times faster than the fastest peer: {peer:.1f}', peer >= 4),
@@ -76,20 +68,15 @@ def goals(subjects: dict[str, Rounds]) -> list[tuple[str, bool]]:
 
 
 def spell(seconds: float) -> str:
-    for unit, size in ('s', 1), ('ms', 1e-3), ('µs', 1e-6):
-        if seconds >= 0.995 * size:
-            break
+    unit, size = ('ms', 1e-3) if abs(seconds) >= 1e-3 else ('µs', 1e-6)
     number = seconds / size
-    return f'{number:.2f} {unit}' if number < 9.95 else f'{number:.0f} {unit}'
+    return f'{number:.1f} {unit}' if abs(number) < 99.5 else f'{number:.0f} {unit}'
 
 
-def rows(subject: str, rounds: Rounds) -> list[tuple[str, str, str]]:
+def rows(subject: str, times: Times) -> list[tuple[str, str, float]]:
     """Name, time, and how many times ours that is."""
-    ours = OURS.get(subject, 'caps')
-    return [
-        (name, spell(statistics.median(seconds)), f'{ratio(rounds, name, ours):.2f}')
-        for name, seconds in rounds.items()
-    ]
+    ours = times[OURS.get(subject, 'caps')]
+    return [(name, spell(seconds), seconds / ours) for name, seconds in times.items()]
 
 
 def machine(results: Path) -> str:
@@ -108,25 +95,25 @@ def machine(results: Path) -> str:
     )
 
 
-def table(subjects: dict[str, Rounds], where: str) -> str:
+def table(subjects: dict[str, Times], where: str) -> str:
     lines = [where + '.', '']
     lines += [f'- {goal} ({"met" if met else "**missed**"})' for goal, met in goals(subjects)]
-    for subject, rounds in subjects.items():
+    for subject, times in subjects.items():
         lines += ['', f'.. csv-table:: {TITLES[subject]}']
         lines += ['   :header: "", time, times ours', '   :widths: 50 25 25', '']
-        lines += [f'   "{name}", {time}, {times}' for name, time, times in rows(subject, rounds)]
+        lines += [f'   "{name}", {time}, {ratio:.2f}' for name, time, ratio in rows(subject, times)]
     return '\n'.join(lines) + '\n'
 
 
-def plot(subjects: dict[str, Rounds]) -> str:
+def plot(subjects: dict[str, Times]) -> str:
     """Bars from a tenth of ours to a hundred times, since differences are of that order."""
     lines, y = [], 12
-    for subject, rounds in subjects.items():
+    for subject, times in subjects.items():
         y += LINE
         lines.append(f'<text class="head" x="12" y="{y}">{escape(TITLES[subject])}</text>')
-        for name, time, times in rows(subject, rounds):
+        for name, time, ratio in rows(subject, times):
             y += LINE
-            share = (math.log10(min(max(float(times), 0.1), 100)) + 1.05) / 3.05
+            share = (math.log10(min(max(ratio, 0.1), 100)) + 1.05) / 3.05
             kind = 'ours' if name == OURS.get(subject, 'caps') else 'peer'
             lines.append(f'<text x="12" y="{y}">{escape(name)}</text>')
             lines.append(
@@ -154,10 +141,10 @@ def main(results: Path, directory: Path) -> int:
     subjects = load(results)
     where = machine(results)
     print(where)
-    for subject, rounds in subjects.items():
+    for subject, times in subjects.items():
         print(f'\n{TITLES[subject]}')
-        for name, time, times in rows(subject, rounds):
-            print(f'  {name:22} {time:>8} {times:>8} times ours')
+        for name, time, ratio in rows(subject, times):
+            print(f'  {name:22} {time:>8} {ratio:8.2f} times ours')
     print()
     for goal, met in goals(subjects):
         print(f'{"met   " if met else "MISSED"} {goal}')

@@ -19,9 +19,9 @@ import caps
 from caps.install import install, remove
 
 HERE = Path(__file__).parent
-ROUNDS = 7
+ROUNDS = 5
 FILES = 100_000
-TURN = ['--quiet', '--processes=1', '--warmups=1', '--values=2', '--min-time=0.03']
+TURN = ['--quiet', '--processes=1', '--warmups=1', '--values=3', '--min-time=0.03']
 COMPILE = {'calls': ['-O2'], 'spawn': ['-O2'], 'hop': ['-static'], 'empty': ['-static']}
 MODULES = {
     'caps': 'caps',
