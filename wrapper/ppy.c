@@ -32,10 +32,10 @@ enum { OWN = sizeof own / sizeof *own };
 
 static void read_record(void)
 {
-	for (int n = 0; n < PATH_MAX - 1; n++) {
+	for (int n = 0; n < PATH_MAX - 1 && record.capped[n]; n++)
 		capped[n] = record.capped[n];
+	for (int n = 0; n < PATH_MAX - 1 && record.original[n]; n++)
 		original[n] = record.original[n];
-	}
 	if (capped[0] != '/' || original[0] != '/')
 		refuse(REFUSED, "ppy", "must have been installed", install);
 }
@@ -197,6 +197,8 @@ static void check_program(int fd, const char *name, const struct stat *script)
 	must(st.st_dev != script->st_dev || st.st_ino != script->st_ino, path,
 	     "must not itself be the script", NULL);
 	walk_to(path, 0, &st);
+	if (strcmp(name, path) != 0) /* a link, by which a virtual environment is found */
+		walk_to(name, 0, NULL);
 }
 
 static void check_programs(const struct stat *script, cap_t mark)
@@ -209,7 +211,6 @@ static void check_programs(const struct stat *script, cap_t mark)
 	must(!on_nosuid_mount(ppy), path, suid_rule, inspect);
 	CAPS_OPEN int seen = open(original, O_PATH | O_CLOEXEC);
 	check_program(seen, original, script);
-	walk_to(original, 0, NULL); /* may be a link, by which a virtual environment is found */
 	CAPS_OPEN int run = open(capped, O_PATH | O_CLOEXEC);
 	check_program(run, capped, script);
 	must(!on_nosuid_mount(run), capped, suid_rule, inspect);
@@ -251,7 +252,7 @@ static void drop_identity(const struct stat *script, cap_t mark)
 	const unsigned long bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_KEEP_CAPS;
 	set_state(own, OWN, NULL); /* makes cap_setpcap effective, which the next one needs */
 	set_state(own, OWN, mark);
-	if (cap_reset_ambient() < 0)
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
 		refuse_errno("ambient capabilities");
 	for (cap_value_t cap = 0; cap < cap_max_bits(); cap++)
 		if (cap_drop_bound(cap) < 0)
