@@ -2,12 +2,11 @@ PYTHON ?= python3
 BIN = build/venv/bin
 SOURCES = setup.py pyproject.toml $(wildcard ext/* wrapper/*)
 MODULES = $(wildcard caps/*.py*)
-C_FILES = $(wildcard ext/*.[ch] wrapper/*.[ch] tests/*.c)
+C_FILES = $(wildcard ext/*.[ch] wrapper/*.[ch] tests/*.c bench/*.c)
 # Debian's names; on another system their equivalents must be there already.
 PACKAGES = gcc libc6-dev libcap-dev libcap2-bin passwd python3-dev python3-venv util-linux
 TEST_PACKAGES = acl bubblewrap clang e2fsprogs fish libcap-ng-utils libclang-rt-dev \
     python3-cap-ng valgrind zsh
-
 BENCH_PACKAGES = libcap-ng-utils python3-cap-ng sudo
 
 .PHONY: demo test soak differential bench lint doc install clean

@@ -58,8 +58,10 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		void (*call)(const char *file);
-	} calls[] = {
-	    {"activate", activate}, {"bounding", bounding}, {"read", read_file}, {"write", write_file}};
+	} calls[] = {{"activate", activate},
+		     {"bounding", bounding},
+		     {"read", read_file},
+		     {"write", write_file}};
 	if (argc != 4)
 		return 2;
 	for (size_t n = 0; n < sizeof calls / sizeof *calls; n++) {
