@@ -21,8 +21,13 @@ from caps.install import install, remove
 HERE = Path(__file__).parent
 ROUNDS = 5
 FILES = 100_000
-TURN = ['--quiet', '--processes=1', '--warmups=1', '--values=3', '--min-time=0.03']
-COMPILE = {'calls': ['-O2'], 'spawn': ['-O2'], 'hop': ['-static'], 'empty': ['-static']}
+TURN = ['--quiet', '--processes=1', '--warmups=1']
+COMPILE = {
+    'calls': ['-O2'],
+    'spawn': ['-O2'],
+    'hop': ['-O2', '-fPIE', '-static-pie', '-Wl,-z,relro,-z,now'],  # as setup.py links ppy
+    'empty': ['-O2', '-static'],
+}
 MODULES = {
     'caps': 'caps',
     'libcap-ng': 'capng',
@@ -104,8 +109,8 @@ def measure(top, results):
         (top / 'contestants').write_text(json.dumps(contestants))
         (top / 'file').touch()
         scripts = [
-            ['library.py', top / 'calls', top / 'file'],
-            ['programs.py', top / 'spawn', top / 'contestants'],
+            ['library.py', '--values=3', '--min-time=0.03', top / 'calls', top / 'file'],
+            ['programs.py', '--values=9', '--loops=1', top / 'spawn', top / 'contestants'],
         ]
         for number in range(ROUNDS):
             print(f'round {number + 1} of {ROUNDS}', flush=True)
