@@ -88,7 +88,7 @@ def callables():
         if not issubclass(cls, (BaseException, tuple)):
             yield path, cls
         for name, value in own_members(cls).items():
-            if inspect.isroutine(value):
+            if inspect.isfunction(getattr(value, '__func__', value)):
                 yield f'{path}.{name}', getattr(value, '__func__', value)
     for module in MODULES:
         for name, value in members(module):
