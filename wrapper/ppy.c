@@ -275,8 +275,9 @@ static bool is_state(cap_t mark)
 	if (!now || cap_compare(now, wanted) != 0)
 		return false;
 	for (cap_value_t cap = 0; cap < cap_max_bits(); cap++)
-		if (cap_get_bound(cap) != CAP_CLEAR || cap_get_ambient(cap) != CAP_CLEAR)
-			return false;
+		if (cap_get_bound(cap) != CAP_CLEAR ||
+		    (has(wanted, CAP_INHERITABLE, cap) && cap_get_ambient(cap) != CAP_CLEAR))
+			return false; /* no other can be ambient */
 	return true;
 }
 
