@@ -80,7 +80,7 @@ def accounts():
         yield made
     finally:
         for name in names.values():
-            subprocess.run(['userdel', name], check=True)
+            subprocess.run(['userdel', '--force', name], check=True)
 
 
 @pytest.fixture(scope='session')

@@ -181,7 +181,7 @@ class Sanitized:
         self.environment = os.environ | {
             'LD_PRELOAD': self.library,
             'PYTHONPATH': str(directory),
-            'ASAN_OPTIONS': f'detect_leaks=0:log_path={self.logs}/log',
+            'ASAN_OPTIONS': f'detect_leaks=0:disable_coredump=0:log_path={self.logs}/log',
             'UBSAN_OPTIONS': 'print_stacktrace=1',
             'CAPS_SOAK': '',
         }
