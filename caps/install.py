@@ -146,7 +146,10 @@ def status(prefix: File = PREFIX, name: str = NAME) -> Installation:
     found = _installation(prefix, name)
     flags, found.capped, found.original = _read_record(found.ppy) or (0, '', '')
     if not found.original:
-        found.problems = [f'{found.ppy} is not installed: caps ppy install']
+        words = ['--prefix', found.prefix] if found.prefix != PREFIX else []
+        words += ['--name', name] if name != NAME else []
+        mend = shlex.join(['caps', 'ppy', 'install', *words])
+        found.problems = [f'{found.ppy} is not installed: {mend}']
         return found
     found.allow_root = bool(flags & ALLOW_ROOT)
     found.setuid = bool(os.stat(found.ppy).st_mode & stat.S_ISUID)
@@ -287,9 +290,12 @@ def _strangers(directory: str) -> Iterator[str]:
             yield f'{path} is no directory'
         if info.st_uid:
             yield f'{path} belongs to uid {info.st_uid}, not to root: chown root {path}'
-        sticky = info.st_mode & stat.S_ISVTX and path != directory
-        if info.st_mode & 0o022 and not sticky and stat.S_ISDIR(info.st_mode):
-            yield f'others than root can write to {path}: chmod go-w {path}'
+        is_sticky = info.st_mode & stat.S_ISVTX
+        is_open = info.st_mode & 0o022 and not (is_sticky and path != directory)
+        if is_open and stat.S_ISDIR(info.st_mode):
+            # What is sticky, such as /tmp, is to stay open.
+            mend = 'use another directory' if is_sticky else f'chmod go-w {path}'
+            yield f'others than root can write to {path}: {mend}'
 
 
 def _way(directory: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -216,7 +216,15 @@ def test_remove_leaves_nothing(prefix, installed):
     remove(prefix)
     assert files(prefix) == []
     assert os.listdir(prefix / 'libexec') == []
-    assert status(prefix).problems == [f'{installed.ppy} is not installed: caps ppy install']
+    assert status(prefix, 'ppy').problems == [
+        f'{installed.ppy} is not installed: caps ppy install --prefix {prefix}'
+    ]
+    assert status(prefix, 'x').problems == [
+        f'{prefix}/bin/x is not installed: caps ppy install --prefix {prefix} --name x'
+    ]
+    assert status(name='no-such').problems == [
+        '/usr/local/bin/no-such is not installed: caps ppy install --name no-such'
+    ]
 
 
 def test_remove_takes_only_a_directory_of_its_own(prefix, program):
@@ -313,7 +321,8 @@ def test_interpreter_of_another_account_is_refused(prefix, program, accounts):
 @pytest.mark.parametrize('mode', [0o775, 0o757, 0o1777], ids=oct)
 def test_interpreter_in_a_writable_directory_is_refused(prefix, program, mode):
     program.parent.chmod(mode)
-    refused(prefix, f'others than root can write to {program.parent}: chmod go-w', program)
+    mend = 'use another directory' if mode & stat.S_ISVTX else 'chmod go-w'
+    refused(prefix, f'others than root can write to {program.parent}: {mend}', program)
 
 
 def test_interpreter_in_a_directory_of_another_account_is_refused(prefix, program, accounts):

@@ -129,7 +129,6 @@ SCRIPTS = {
     'setfacl -m u:$B:rwx script': [f'lower/script: {WRITABLE}'],
     'chmod g+w .': [f'upper/lower: {WRITABLE}'],
     'chmod o+w .': [f'upper/lower: {WRITABLE}'],
-    'chmod 1777 .': [f'upper/lower: {WRITABLE}'],
     'setfacl -m u:$B:rwx .': [f'upper/lower: {WRITABLE}'],
     'chown $B .': [f'upper/lower: {OWNED}'],
     'chmod g+w ..': [f'/upper: {WRITABLE}'],
@@ -146,6 +145,14 @@ def test_script_is_refused_after(ppy, path, do, spoil, sayings):
     for saying in sayings:
         do(assert_refused(ppy.run(path), saying))
     assert_launched(ppy.run(path))
+
+
+def test_nobody_is_told_to_close_a_sticky_directory(ppy, path, do):
+    """Which may be /tmp."""
+    do('chmod 1777 .')
+    assert assert_refused(ppy.run(path), f'upper/lower: {WRITABLE}, or the file lie elsewhere') == ''
+    do(f'mkdir elsewhere; mv script elsewhere; cd elsewhere; chmod 755 .; {MARK}')
+    assert_launched(ppy.run(path.parent / 'elsewhere/script'))
 
 
 ACCEPTED = [
@@ -304,7 +311,6 @@ ROOTS = 'must be a file that root owns'
 DAMAGE = {
     'chmod g+w $ORIGINAL': f'programs/shell: {WRITABLE}',
     'chmod o+w ${ORIGINAL%/*}': f'/programs: {WRITABLE}',
-    'chmod 1777 ${ORIGINAL%/*}': f'/programs: {WRITABLE}',
     'chmod o+w ${LINK%/*}': f'/links: {WRITABLE}',
     'chown $A ${ORIGINAL%/*}': '/programs: must be owned by root; ',
     'rm $COPY': '/shell: No such file',
@@ -319,7 +325,6 @@ DAMAGE = {
     'setcap -n 1000 all=i $COPY': '/shell: must not have capabilities of a user namespace',
     'setcap cap_chown=i $COPY': 'cap_kill: must be among those that ppy was installed to give',
     'chmod g+w $PPY': f'bin/ppy: {WRITABLE}',
-    'chmod 1777 ${PPY%/*}': f'prefix/bin: {WRITABLE}',
     'cp $PPY $PPY-; chmod 755 $PPY-; mv $PPY- $PPY': 'must have been given to ppy',
 }
 IRREPARABLE = {
@@ -351,6 +356,17 @@ def test_interpreter_is_refused_after(reinstall, path, do, damage, saying):
     assert damaged(reinstall(), path, do, damage, saying) == INSPECT
     with pytest.raises(InstallError, match=r'choose another --interpreter|chown root '):
         reinstall()
+
+
+STICKY = {
+    'chmod 1777 ${ORIGINAL%/*}': f'/programs: {WRITABLE}',
+    'chmod 1777 ${PPY%/*}': f'prefix/bin: {WRITABLE}',
+}
+
+
+@pytest.mark.parametrize(('damage', 'saying'), STICKY.items(), ids=STICKY)
+def test_installation_in_a_sticky_directory_is_refused(reinstall, path, do, damage, saying):
+    assert damaged(reinstall(), path, do, damage, saying) == ''
 
 
 def test_ppy_of_another_account_is_refused(reinstall, path, do):

@@ -40,10 +40,14 @@ static void check_directory(int fd, const char *path, uid_t owner, bool is_last)
 	if (fstat(fd, &st) < 0)
 		refuse_errno(path);
 	must(is_theirs(&st, owner), path,
-	     owner ? "must be owned by root or the script's owner" : "must be owned by root",
+	     owner ? "must be owned by root or the script's owner, or the file lie elsewhere"
+		   : "must be owned by root",
 	     "chown root ");
-	must(is_closed(&st, is_last), path, "must not be writable by group or others",
-	     "chmod go-w ");
+	bool is_sticky = st.st_mode & S_ISVTX; /* such as /tmp, which is to stay open */
+	must(is_closed(&st, is_last), path,
+	     is_sticky ? "must not be writable by group or others, or the file lie elsewhere"
+		       : "must not be writable by group or others",
+	     is_sticky ? NULL : "chmod go-w ");
 }
 
 /* Every directory is opened in the one checked before it, so none can be exchanged meanwhile. */
