@@ -14,7 +14,7 @@ examples:
       the same for a virtual environment: its scripts begin with #!/usr/local/bin/ppy-app
   sudo caps ppy install --allow cap_net_raw,cap_net_bind_service
       no script can be given anything else
-  caps ppy status
+  sudo caps ppy status
       after an upgrade of Python: says whether to install again
 
   sudo setcap cap_dac_read_search=i backup.py

@@ -1,4 +1,7 @@
-"""Start a program that has one capability and hands it to its children: sudo python3 child.py"""
+"""Start a program that has one capability and hands it to its children.
+
+sudo /opt/caps/bin/python child.py
+"""
 
 import subprocess
 

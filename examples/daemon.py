@@ -1,6 +1,6 @@
 """A daemon that root starts: it keeps one capability, in all its threads, and becomes USER.
 
-sudo python3 daemon.py USER
+sudo /opt/caps/bin/python daemon.py USER
 """
 
 import queue
