@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ from caps.facts import (
     look_at_process,
     vanishing_libraries,
 )
-from caps.install import LAUNCHER_CAPS, _means_all, _read_record
+from caps.install import LAUNCHER_CAPS, NAME, PREFIX, _means_all, _read_record
 from caps.show import in_words
 
 ACTIVATE = 'caps.Caps.from_process().activate().apply()'
@@ -153,10 +154,10 @@ def explain(
     Raises OSError where a file or the process is not there, LookupError where the account is not,
     ValueError where a file's capabilities are malformed; see execve(2) and capabilities(7).
     """
-    found, owner = look_at_file(os.fspath(path)), look_at_process(pid)
+    found, owner = _look(os.fspath(path)), look_at_process(pid)
     if user is not None:
         owner = Owner(owner.pid, owner.name, as_user(owner.process, user), owner.caveats)
-    started = found if launcher is None else look_at_file(os.fspath(launcher))
+    started = found if launcher is None else _look(os.fspath(launcher))
     ppy = next((one for one in started.chain if _is_ppy(one)), None)
     if launcher is not None and ppy is None:
         raise ValueError(f'{started.path} is not an installed ppy')
@@ -185,6 +186,16 @@ def explain(
         caveats,
         tuple(_advice(found, started, ppy, checks, steps, os.environ if pid is None else {})),
     )
+
+
+def _look(path: str) -> Found:
+    """A file that was named by an argument, where a shell's habits may have left the path out."""
+    try:
+        return look_at_file(path)
+    except FileNotFoundError as error:
+        if error.filename == path and '/' not in path and (command := shutil.which(path)):
+            error.strerror = f'{error.strerror}; did you mean {command!r}?'
+        raise
 
 
 def _is_ppy(found: Found) -> bool:
@@ -493,7 +504,7 @@ def _on_marks(found: Found) -> Iterator[Advice]:
         )
         command = shlex.join(['caps', 'venv', 'mark', found.venv, _text(caps)])
         yield Advice('venv', text, command)
-    elif found.links:
+    elif found.links and not _is_environments_own(found):
         text = (
             f'what is marked is {found.real_path}, whatever it is executed as: if that is too '
             f'much, make {found.path} a copy instead of a link and mark that'
@@ -508,6 +519,11 @@ def _on_marks(found: Found) -> Iterator[Advice]:
         )
         text = 'mark it again, since all capabilities are more than they were'
         yield Advice('older-all', text, _setcap(_text(renewed), found))
+
+
+def _is_environments_own(found: Found) -> bool:
+    """Whether this is what `caps venv mark` has made, to which the environment's names lead."""
+    return os.path.exists(os.path.join(os.path.dirname(found.real_path), '../pyvenv.cfg'))
 
 
 def _on_script(found: Found) -> Iterator[Advice]:
@@ -525,7 +541,11 @@ def _on_script(found: Found) -> Iterator[Advice]:
 def _on_access(started: Found, step: Step) -> Iterator[Advice]:
     rules = _rules(step)
     if 'format' in rules:
-        yield Advice('format', 'a script needs #! and an interpreter as its first line')
+        text, command = 'a script needs #! and an interpreter as its first line', None
+        if started.file.caps:
+            text += '; one that is marked for ppy can also be given to it'
+            command = shlex.join(['caps', 'explain', '--ppy', f'{PREFIX}/bin/{NAME}', started.path])
+        yield Advice('format', text, command)
     if 'access' not in rules:
         return
     for one in started.chain:

@@ -93,7 +93,12 @@ def look_at_file(path: str, depth: int = DEPTH) -> Found:
     real_path = os.path.realpath(path)
     head = _head(path)
     shebang, interpreter = _shebang(head)
-    found = look_at_file(interpreter, depth - 1) if interpreter and depth > 1 else None
+    try:
+        found = look_at_file(interpreter, depth - 1) if interpreter and depth > 1 else None
+    except FileNotFoundError as error:
+        if error.filename == interpreter:
+            error.strerror = f'{error.strerror}, which the first line of {path} names'
+        raise
     value = _attribute(path, 'security.capability')
     return Found(
         path,
@@ -194,6 +199,8 @@ def _attribute(path: str, name: str) -> bytes | None:
 def look_at_process(pid: int | None = None) -> Owner:
     """A process, by default the one that asks; OSError where there is none."""
     directory = f'/proc/{pid or "self"}'
+    if not os.path.exists(directory):
+        raise ProcessLookupError(errno.ESRCH, 'no such process', str(pid))
     status = dict(
         line.split(':\t', 1) for line in _read(f'{directory}/status').splitlines() if ':\t' in line
     )
@@ -282,7 +289,10 @@ def as_user(process: Process, user: str | int) -> Process:
 
     Raises LookupError where there is no such account.
     """
-    entry = pwd.getpwuid(int(user)) if str(user).isdigit() else pwd.getpwnam(str(user))
+    try:
+        entry = pwd.getpwuid(int(user)) if str(user).isdigit() else pwd.getpwnam(str(user))
+    except (KeyError, OverflowError):
+        raise LookupError(f'there is no user {user!r}') from None
     groups = frozenset(os.getgrouplist(entry.pw_name, entry.pw_gid))
     is_root = entry.pw_uid == process.namespace.roots[0] and 'noroot' not in process.securebits
     held = process.bounding if is_root else CapSet()

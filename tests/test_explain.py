@@ -181,8 +181,9 @@ def test_user_has_what_a_login_leaves(program, accounts):
 
 
 def test_unknown_user_is_refused(program):
-    with pytest.raises(LookupError):
-        explain(program(), user='nobody-of-this-name')
+    for user in 'nobody-of-this-name', str(2**32 - 2), str(2**64):
+        with pytest.raises(LookupError, match=f"there is no user '{user}'"):
+            explain(program(), user=user)
 
 
 @needs('cap_sys_admin')
@@ -378,6 +379,8 @@ def test_mark_moves_into_the_virtual_environment(scene, accounts):
     said = explain(venv / 'bin' / 'python', user=accounts.b.name)
     assert effective(said) == 'cap_net_raw'
     assert 'ATTENTION' not in str(said)
+    (venv / 'bin' / 'python3').symlink_to('python')
+    assert not explain(venv / 'bin' / 'python3', user=accounts.b.name).advice
     script = 'print(open("/proc/self/status").read())'
     seen = run(venv / 'bin' / 'python', '-c', script, account=accounts.b).stdout
     assert f'CapEff:\t{said.after.effective.mask:016x}' in seen
@@ -422,12 +425,23 @@ def test_env_in_a_script_means_another_execution(script):
 def test_text_without_a_first_line_is_no_script(script, as_b):
     said, seen = happens(script('print()\n', None), as_b)
     assert (said.error, seen['Error']) == ('ENOEXEC', 'Exec format error')
-    assert advice(said, 'format')
+    assert advice(said, 'format').command is None
+    said, _ = happens(path := script('print()\n', 'cap_net_raw=i'), as_b)
+    assert advice(said, 'format').command == f'caps explain --ppy /usr/local/bin/ppy {path}'
 
 
 def test_absent_interpreter_is_named(script):
-    with pytest.raises(FileNotFoundError, match='/absent'):
-        explain(script('#!/absent\n', None))
+    path = script('#!/absent\n', None)
+    with pytest.raises(FileNotFoundError, match=f"first line of {path} names: '/absent'"):
+        explain(path)
+
+
+def test_command_without_its_path_is_found(scene, monkeypatch):
+    monkeypatch.chdir(scene)
+    with pytest.raises(FileNotFoundError, match=r"did you mean '/.*/cat'"):
+        explain('cat')
+    with pytest.raises(FileNotFoundError, match="file or directory: 'no-such-command'"):
+        explain('no-such-command')
 
 
 def test_directory_is_no_program(scene):
@@ -645,7 +659,7 @@ def test_tracer_is_mentioned(program):
 
 
 def test_absent_process_is_an_error(program):
-    with pytest.raises(OSError, match='No such'):
+    with pytest.raises(ProcessLookupError, match='no such process'):
         explain(program(), pid=2**22 - 1)
 
 
