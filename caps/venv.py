@@ -144,6 +144,9 @@ def _opened(directory: str | os.PathLike[str]) -> Iterator[tuple[str, int]]:
             raise VenvError(f'{path}/bin {reason}') from None
         try:
             yield path, bin_
+        except PermissionError as error:
+            mend = ': run this with sudo' if os.geteuid() else ''
+            raise VenvError(f'{path}/bin: {error.strerror}{mend}') from None
         finally:
             os.close(bin_)
     finally:
@@ -256,6 +259,8 @@ def _write(bin_: int, name: str, content: bytes, gid: int | None, caps: Caps) ->
         os.fchmod(file.fileno(), 0o755 if gid is None else 0o750)
         try:
             caps.apply(file.fileno())
+        except PermissionError:
+            raise
         except OSError as error:
             raise VenvError(f'{error.strerror}') from None
 

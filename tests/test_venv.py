@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -220,6 +221,18 @@ def test_link_to_a_script_is_refused(environment, scene):
     (environment / 'bin/python3').unlink()
     (environment / 'bin/python3').symlink_to(scene / 'shim')
     refused(environment, 'leads to no program')
+
+
+def test_account_that_may_not_mark_is_told_to_be_root(environment, accounts, system_venv):
+    for owner in 0, accounts.b.uid:
+        os.chown(environment / 'bin', owner, 0)
+        command = [system_venv / 'bin/caps', 'venv', 'mark', environment, 'cap_net_raw']
+        done = run(*command, account=accounts.b)
+        assert (done.returncode, done.stdout) == (1, '')
+        assert re.fullmatch(f'caps: {environment}/bin: .*: run this with sudo\n', done.stderr), (
+            done.stderr
+        )
+        assert not list(environment.glob('bin/.*'))
 
 
 def test_link_to_the_program_of_a_third_account_is_refused(environment, scene, accounts):
