@@ -106,7 +106,8 @@ def install(
     _require_root()
     plan = _installation(prefix, name)
     plan.original = _without_links(sys.executable if interpreter is None else interpreter)
-    plan.allowed = CapSet.all() if allow is None else CapSet(allow)
+    is_all = allow is None or allow.lower() == 'all'
+    plan.allowed = CapSet.all() if is_all else CapSet(allow or ())
     plan.setuid, plan.allow_root = setuid, allow_root
     gid = _group_id(group)
     _refuse(_obstacles(plan))

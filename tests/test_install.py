@@ -123,6 +123,7 @@ def test_allow_limits_the_capped_copy(prefix, program):
 
 
 def test_allowing_nothing_leaves_a_change_of_identity(prefix, program, script, accounts):
+    assert install(program, prefix, allow='all').allowed == CapSet.all()
     found = install(program, prefix, allow='')
     assert found.problems == []
     assert Caps.from_file(found.capped).marked
