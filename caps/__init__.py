@@ -47,7 +47,10 @@ _ALL = (1 << _caps.max_bits()) - 1
 
 def _bit(member: str | int) -> int:
     """The number of a capability however it is spelled."""
-    bit = _BITS.get(member)
+    try:
+        bit = _BITS.get(member)
+    except TypeError:  # a list, say
+        raise TypeError(f'{member!r} is not the name or number of a capability') from None
     if bit is None and isinstance(member, str):
         name = member.lower()
         bit = _BITS.get(name, _BITS.get('cap_' + name))
@@ -59,7 +62,8 @@ def _bit(member: str | int) -> int:
 def _unknown(member: object) -> ValueError:
     import difflib
 
-    near = difflib.get_close_matches(str(member).lower(), _NAMES, 1, 0.5)
+    names = [name for name in _NAMES if name.startswith('cap_')]
+    near = difflib.get_close_matches(str(member).lower(), names, 1, 0.5)
     hint = f'; did you mean {near[0]!r}?' if near else ''
     return ValueError(f'{member!r} is not a capability{hint}')
 
@@ -398,6 +402,11 @@ class Caps(_State):
                 sets = _parse(text)
             except ValueError as error:
                 raise ValueError(f'{text!r} is not capability text: {error}') from None
+            except (AttributeError, TypeError):
+                kind = type(text).__name__
+                raise TypeError(
+                    f'capability text is a str, such as cap_kill=p, not {kind}'
+                ) from None
         if root_id is not None:
             self.root_id = root_id
         self._effective = CapSet.from_mask(sets['e'] | _mask(effective))
@@ -626,6 +635,9 @@ class IAB(_State):
             vectors = _parse_iab(text)
         except ValueError as error:
             raise ValueError(f'{text!r} is not IAB text: {error}') from None
+        except AttributeError:
+            kind = type(text).__name__
+            raise TypeError(f'IAB text is a str, such as ^cap_kill, not {kind}') from None
         self._inheritable = CapSet.from_mask(vectors['%'])
         self._ambient = CapSet.from_mask(vectors['^'])
         self._bounding = CapSet.from_mask(_ALL & ~vectors['!'])
@@ -713,15 +725,20 @@ def _on_file(file: 'File', call: 'Callable[[int], Result]', *, write: bool = Fal
     except OSError as error:
         if error.errno is None:  # a file object without a descriptor
             raise
-        raise OSError(error.errno, _reason(error, write), name) from None
+        raise OSError(error.errno, _reason(error, write, file), name) from None
     finally:
         if opened >= 0:
             os.close(opened)
 
 
-def _reason(error: OSError, write: bool) -> str:
+def _reason(error: OSError, write: bool, file: 'File') -> str:
     import errno
 
+    if error.errno == errno.EINVAL and isinstance(file, (str, bytes, os.PathLike)):
+        if write and os.path.islink(file):
+            return 'not a regular file but a symbolic link: name the file that it leads to'
+        if os.path.exists(file) and not os.path.isfile(file):
+            return 'not a regular file'
     if error.errno == errno.EPERM and write:
         return 'cap_setfcap must be effective, and the file not immutable'
     return {

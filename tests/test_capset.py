@@ -94,9 +94,16 @@ def test_a_typo_in_any_spelling_names_the_nearest_capability(typo):
         CapSet([typo])
 
 
-def test_what_is_near_nothing_gets_no_guess():
-    with pytest.raises(ValueError, match=r"^'xyzzy' is not a capability$"):
-        CapSet(['xyzzy'])
+@pytest.mark.parametrize('what', ['xyzzy', '99', 99])
+def test_what_is_near_nothing_gets_no_guess(what):
+    with pytest.raises(ValueError, match=rf'^{what!r} is not a capability$'):
+        CapSet([what])
+
+
+def test_a_list_is_not_the_name_of_a_capability():
+    for use in Caps().activate, CapSet().add, lambda names: CapSet([names]):
+        with pytest.raises(TypeError, match=r"^\['cap_kill'\] is not the name or number of a cap"):
+            use(['cap_kill'])
 
 
 @pytest.mark.parametrize('number', [-1, libcap.BITS, 2**40, 1.5, None, '', ' cap_kill', 'cap_'])

@@ -8,7 +8,7 @@ from conftest import SOAK
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from caps import Caps, CapSet
+from caps import IAB, Caps, CapSet
 
 SPACES = ' \t\n\r\v\f'
 # Python takes these for spaces or digits, C does not.
@@ -178,6 +178,14 @@ def test_text_that_is_refused(text):
 def test_what_no_c_string_can_hold_is_refused(text):
     with pytest.raises(ValueError, match='is not capability text: '):
         Caps(text)
+
+
+@pytest.mark.parametrize('what', [None, 1, b'cap_kill=p', ['cap_kill']])
+def test_what_is_no_text_is_said_to_be_none(what):
+    with pytest.raises(TypeError, match=f'text is a str, .* not {type(what).__name__}$'):
+        Caps(what)
+    with pytest.raises(TypeError, match=f'text is a str, .* not {type(what).__name__}$'):
+        IAB(what)
 
 
 @pytest.mark.parametrize(
