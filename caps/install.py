@@ -185,8 +185,10 @@ def remove(prefix: File = PREFIX, name: str = NAME) -> None:
 
 
 def _require_root() -> None:
-    if os.geteuid() != 0 or not Caps.from_process().effective >= INSTALLER_CAPS:
+    if os.geteuid() != 0:
         raise InstallError(f'this needs root with {INSTALLER_CAPS}: run it with sudo')
+    if missing := INSTALLER_CAPS - Caps.from_process().effective:
+        raise InstallError(f'this root lacks {missing}: use a session or container that has it')
 
 
 def _refuse(reasons: Iterator[str]) -> None:
@@ -289,7 +291,12 @@ def _strangers(directory: str) -> Iterator[str]:
     for path, info in _way(directory):
         if not stat.S_ISDIR(info.st_mode):
             yield f'{path} is no directory'
-        if info.st_uid:
+        if info.st_uid == NOBODY:
+            yield (
+                f'{path} belongs to nobody, or to an account that this user namespace does not '
+                'have: use another directory'
+            )
+        elif info.st_uid:
             yield f'{path} belongs to uid {info.st_uid}, not to root: chown root {path}'
         is_sticky = info.st_mode & stat.S_ISVTX
         is_open = info.st_mode & 0o022 and not (is_sticky and path != directory)

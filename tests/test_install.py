@@ -503,6 +503,19 @@ def test_account_that_is_not_root_is_refused(prefix, accounts, system_venv):
     assert 'sudo' in done.stderr
 
 
+def test_root_without_the_capabilities_is_not_told_to_use_sudo(prefix, system_venv):
+    command = f'exec {system_venv}/bin/caps ppy install --prefix {prefix}'
+    done = run('capsh', '--drop=cap_chown', '--shell=/bin/sh', '--', '-c', command)
+    assert done.returncode == 1
+    assert done.stderr.startswith('caps: this root lacks cap_chown: ')
+
+
+def test_directory_of_an_account_that_is_not_mapped_is_not_to_be_changed(prefix):
+    prefix.mkdir()
+    os.chown(prefix, 65534, 0)
+    refused(prefix, f'^{prefix} belongs to nobody, or .*: use another directory$')
+
+
 def test_bounding_set_without_what_ppy_needs_is_refused(prefix, system_venv):
     command = f'exec {system_venv}/bin/caps ppy install --prefix {prefix}'
     done = run('capsh', '--drop=cap_setpcap', '--shell=/bin/sh', '--', '-c', command)
