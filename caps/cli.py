@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.finish()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except KeyboardInterrupt:
         return 130
@@ -45,9 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_refusal(error):
             raise
         out.problem(error)
-        out.finish()
+        try:
+            out.finish()
+            sys.stdout.flush()
+        except OSError:  # a full disk, which may be the error itself
+            _drop_output()
         return 1
     return 0 if is_found and not out.problems else 1
+
+
+def _drop_output() -> None:
+    """Have Python not complain at its end of what it could not write."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -204,17 +204,26 @@ def test_all_shows_the_processes_that_pscap_shows(limited, capsys):
     assert bare in [each['pid'] for each in processes]
 
 
+@pytest.mark.parametrize('option', [[], ['--json']], ids=['text', 'json'])
+def test_what_cannot_be_written_is_one_line_on_standard_error(option):
+    with open('/dev/full', 'w') as full:
+        command = [sys.executable, '-m', 'caps', 'show', *option]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, 'caps: No space left on device\n')
+
+
 def test_tree_has_a_process_below_its_parent(capsys):
-    with process('sh', '-c', 'sleep 100 & echo; wait') as pid:
+    # What tail prints says that the shell has executed it.
+    with process('sh', '-c', 'tail -n 1 -f "$0" & wait', __file__) as pid:
         assert main(['show', '--tree', str(os.getpid())]) == 0
         header, first, *rest = capsys.readouterr().out.splitlines()
         assert header.split() == ['PID', 'USER', 'NAME', 'CAPS', 'IAB', 'NOTES']
         assert first.split()[0] == str(os.getpid())
         place = next(n for n, line in enumerate(rest) if line.split()[0] == str(pid))
         start = rest[place].index(' sh ')
-        assert rest[place + 1].index('  sleep ') == start + 1
+        assert rest[place + 1].index('  tail ') == start + 1
         found = from_json(capsys, 'show', '--tree', pid)['processes']
-        assert [each['name'] for each in found] == ['sh', 'sleep']
+        assert [each['name'] for each in found] == ['sh', 'tail']
         assert found[1]['parent'] == pid
 
 
