@@ -4,9 +4,12 @@ Each test launches the same scene without the defect too, so that none passes fo
 """
 
 import itertools
+import json
 import os
 import re
+import shlex
 import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +19,9 @@ from conftest import MODES, Account, Ppy, needs, needs_root, run
 
 import caps
 from caps import Caps
-from caps.install import LAUNCHER_CAPS, InstallError, install
+from caps.install import LAUNCHER_CAPS, InstallError, install, status
 
 pytestmark = needs_root
-
-INSPECT = 'caps ppy status'
 
 
 def assert_launched(done):
@@ -334,6 +335,11 @@ IRREPARABLE = {
 }
 
 
+def inspecting(ppy):
+    """The command that looks at an installation."""
+    return f'caps ppy status --prefix {ppy.installed.prefix}'
+
+
 def damaged(ppy, path, do, damage, saying):
     """Damage a sound ppy, and return the command that it says mends it."""
     assert_launched(ppy.run(path))
@@ -347,15 +353,26 @@ def damaged(ppy, path, do, damage, saying):
 def test_installation_is_refused_after(reinstall, path, do, damage, saying):
     ppy = reinstall()
     mend = damaged(ppy, path, do, damage, saying)
-    reinstall() if mend == INSPECT else do(mend)
+    reinstall() if mend == inspecting(ppy) else do(mend)
     assert_launched(ppy.run(path))
 
 
 @pytest.mark.parametrize(('damage', 'saying'), IRREPARABLE.items(), ids=IRREPARABLE)
 def test_interpreter_is_refused_after(reinstall, path, do, damage, saying):
-    assert damaged(reinstall(), path, do, damage, saying) == INSPECT
+    ppy = reinstall()
+    assert damaged(ppy, path, do, damage, saying) == inspecting(ppy)
     with pytest.raises(InstallError, match=r'choose another --interpreter|chown root '):
         reinstall()
+
+
+@pytest.mark.parametrize('name', ['ppy-x', "x '-y\n"])
+def test_the_installation_to_look_at_is_named(reinstall, path, do, name):
+    ppy = reinstall(name=name)
+    mend = damaged(ppy, path, do, 'rm "$COPY"', ': No such file')
+    found = status(ppy.installed.prefix, name)
+    assert name in shlex.split(found.command)
+    said = run('bash', '-c', mend.replace('caps', f'{sys.executable} -m caps', 1) + ' --json')
+    assert (said.returncode, json.loads(said.stdout)['problems']) == (1, found.problems)
 
 
 STICKY = {
@@ -374,7 +391,7 @@ def test_ppy_of_another_account_is_refused(reinstall, path, do):
     again, saying = 'chmod 4755 $PPY', 'must have been given to ppy'
     if ppy.mode == 'file-capabilities':
         again, saying = f'setcap {LAUNCHER_CAPS} $PPY', f'bin/ppy: {ROOTS}'
-    assert damaged(ppy, path, do, f'chown $A $PPY; {again}', saying) == INSPECT
+    assert damaged(ppy, path, do, f'chown $A $PPY; {again}', saying) == inspecting(ppy)
 
 
 @needs('cap_sys_admin')
@@ -405,7 +422,7 @@ def test_capability_that_ppy_may_not_give_is_refused(reinstall, path):
     assert_launched(ppy.run(path))
     Caps('cap_kill,cap_net_raw=i').apply(path)
     done = ppy.run(path)
-    assert assert_refused(done, 'cap_net_raw: must be among those') == INSPECT
+    assert assert_refused(done, 'cap_net_raw: must be among those') == inspecting(ppy)
     reinstall(allow='kill,net_raw')
     assert_launched(ppy.run(path))
 

@@ -25,10 +25,34 @@ static char capped[PATH_MAX];	/* the copy of the interpreter that carries capabi
 static char original[PATH_MAX]; /* the interpreter as the script is to see it */
 
 static const char install[] = "caps ppy install";
-static const char inspect[] = "caps ppy status"; /* which names the options to install it with */
+static char inspect[5 * PATH_MAX] = "caps ppy status"; /* which says how to install it again */
 static const cap_value_t own[] = {CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_DAC_OVERRIDE};
 static const cap_value_t open_capped = CAP_DAC_OVERRIDE; /* none but root may execute the copy */
 enum { OWN = sizeof own / sizeof *own };
+
+static char *cut(char *text, char at)
+{
+	char *last = strrchr(text, at);
+	if (last)
+		*last++ = '\0';
+	return last;
+}
+
+/* The capped copy is PREFIX/libexec/NAME-RANDOM/PROGRAM, where libexec is no link. */
+static void name_installation(void)
+{
+	char prefix[PATH_MAX];
+	strcpy(prefix, capped);
+	cut(prefix, '/');
+	char *name = cut(prefix, '/'), *libexec = cut(prefix, '/');
+	if (!name || !cut(name, '-') || !libexec || strcmp(libexec, "libexec") != 0)
+		return;
+	char *end = inspect + strlen(inspect);
+	if (strcmp(prefix, "/usr/local") != 0)
+		end += sprintf(end, " --prefix %s", quote(*prefix ? prefix : "/"));
+	if (strcmp(name, "ppy") != 0)
+		sprintf(end, " --name %s", quote(name));
+}
 
 static void read_record(void)
 {
@@ -38,6 +62,7 @@ static void read_record(void)
 		original[n] = record.original[n];
 	if (capped[0] != '/' || original[0] != '/')
 		refuse(REFUSED, "ppy", "must have been installed", install);
+	name_installation();
 }
 
 static const char *check_arguments(int argc, char **argv)
