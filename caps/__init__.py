@@ -474,9 +474,10 @@ class Caps(_State):
             return self
         stored = self.permitted | self.inheritable
         if self.effective and self.effective != stored:
+            both = repr(str(stored)) if stored else 'which are empty'
             raise ValueError(
                 f'a file has its effective set empty or equal to permitted and inheritable '
-                f'together, {str(stored)!r}; it cannot be {str(self.effective)!r}'
+                f'together, {both}; it cannot be {str(self.effective)!r}'
             )
         text, root_id = str(self), self.root_id
         _on_file(file, lambda fd: _caps.set_file(fd, text, root_id), write=True)

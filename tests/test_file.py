@@ -252,6 +252,8 @@ def test_an_effective_set_that_a_file_cannot_store_is_refused(program, text):
 def test_what_a_file_cannot_store_is_refused_before_the_file_is_looked_at():
     with pytest.raises(ValueError, match=r"together, 'cap_kill'; it cannot be 'cap_net_raw'$"):
         Caps('cap_kill=p cap_net_raw=e').apply('/nowhere/at/all')
+    with pytest.raises(ValueError, match=r"together, which are empty; it cannot be 'cap_net_raw'$"):
+        Caps('cap_net_raw=e').apply('/nowhere/at/all')
 
 
 @marking
