@@ -15,7 +15,7 @@ from pathlib import Path
 
 from caps import IAB, Caps, CapSet
 from caps.execve import File, FileCaps, Ids, Process, UserNamespace
-from caps.process import SecureBits
+from caps.process import SecureBits, comm, status
 
 HEAD = 256  # what the kernel reads of a file to recognise it
 DEPTH = 7  # one more than the kernel follows
@@ -162,7 +162,7 @@ def _venv(paths: tuple[str, ...], real_path: str) -> str | None:
 
 def _mount(descriptor: int) -> Mount:
     number = _mount_id(descriptor)
-    for line in Path('/proc/self/mountinfo').read_text().splitlines():
+    for line in _read('/proc/self/mountinfo').split('\n'):
         words = line.split(' ')
         if words[0] == number:
             options = words[5].split(',')
@@ -201,10 +201,8 @@ def look_at_process(pid: int | None = None) -> Owner:
     directory = f'/proc/{pid or "self"}'
     if not os.path.exists(directory):
         raise ProcessLookupError(errno.ESRCH, 'no such process', str(pid))
-    status = dict(
-        line.split(':\t', 1) for line in _read(f'{directory}/status').splitlines() if ':\t' in line
-    )
-    uid, gid, groups = (tuple(map(int, status[name].split())) for name in ('Uid', 'Gid', 'Groups'))
+    fields = status(directory)
+    uid, gid, groups = (tuple(map(int, fields[name].split())) for name in ('Uid', 'Gid', 'Groups'))
     process = Process.of(
         Caps.from_process(pid or 0),
         IAB.from_process(pid or 0),
@@ -212,15 +210,15 @@ def look_at_process(pid: int | None = None) -> Owner:
         gid=Ids(*gid[:3]),
         groups=frozenset(groups),
         securebits=SecureBits() if pid else SecureBits.from_process(),
-        no_new_privs=status['NoNewPrivs'] == '1',
+        no_new_privs=fields['NoNewPrivs'] == '1',
         namespace=_namespace(directory),
     )
-    caveats = tuple(_caveats(directory, status, bool(pid)))
-    return Owner(pid or os.getpid(), status['Name'], process, caveats)
+    caveats = tuple(_caveats(directory, fields, bool(pid)))
+    return Owner(pid or os.getpid(), comm(directory), process, caveats)
 
 
 def _read(path: str) -> str:
-    return Path(path).read_text(errors='replace')
+    return Path(path).read_text(errors='surrogateescape')
 
 
 def _namespace(directory: str) -> UserNamespace:
@@ -247,16 +245,16 @@ def _same_namespace(directory: str, kind: str) -> bool:
         return True
 
 
-def _caveats(directory: str, status: Mapping[str, str], is_other: bool) -> Iterator[str]:
+def _caveats(directory: str, fields: Mapping[str, str], is_other: bool) -> Iterator[str]:
     """What has a say in execve(2) and is not in the model."""
-    if int(status['TracerPid']):
+    if int(fields['TracerPid']):
         yield (
-            f'process {status["TracerPid"]} traces it: unless the tracer has cap_sys_ptrace, a '
+            f'process {fields["TracerPid"]} traces it: unless the tracer has cap_sys_ptrace, a '
             'program gains no privilege (ptrace(2))'
         )
-    if status.get('Seccomp', '0') == '2':
+    if fields.get('Seccomp', '0') == '2':
         yield 'a seccomp filter may refuse system calls to it and to the program (seccomp(2))'
-    if len({*status['Uid'].split()[1::2]}) > 1:
+    if len({*fields['Uid'].split()[1::2]}) > 1:
         yield 'its file system user is not its effective one (setfsuid(2))'
     if is_other:
         yield 'the secure bits of another process cannot be read: none is taken to be set'

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from caps import Caps, CapSet
+from caps import IAB, Caps, CapSet
 
 PREFIX = '/usr/local'
 NAME = 'ppy'
@@ -229,14 +229,9 @@ def _means_all(allowed: CapSet) -> bool:
     return allowed.mask.bit_length() >= 38 and not allowed.mask & (allowed.mask + 1)
 
 
-def _bounding() -> CapSet:
-    text = Path('/proc/self/status').read_text()
-    return CapSet.from_mask(int(text.split('CapBnd:')[1].split()[0], 16))
-
-
 def _obstacles(plan: Installation) -> Iterator[str]:
     """Why a planned installation must not be begun."""
-    if missing := LAUNCHER_CAPS.permitted - _bounding():
+    if missing := LAUNCHER_CAPS.permitted - IAB.from_process().bounding:
         yield (
             f'the bounding set of this process lacks {missing}, so that executing ppy would fail '
             'with EPERM: use a session or container that has it (--cap-add)'
@@ -362,7 +357,7 @@ def _write_script(path: str, allowed: CapSet) -> str:
     Its owner could otherwise write to it before it is marked.
     """
     # A single capability suffices to make the execution a secure one.
-    mark = Caps(inheritable=list(allowed & _bounding())[:1])
+    mark = Caps(inheritable=list(allowed & IAB.from_process().bounding)[:1])
     _write(path, b'', (NOBODY, NOBODY), 0o755, mark)
     return path
 

@@ -120,7 +120,7 @@ class SecureBits(MutableSet[str]):
 
 def no_new_privs() -> bool:
     """Whether execve(2) can no longer give the calling thread privilege; see prctl(2)."""
-    return _status('/proc/thread-self')['NoNewPrivs'] == '1'
+    return status('/proc/thread-self')['NoNewPrivs'] == '1'
 
 
 def set_no_new_privs(*, all_threads: bool = True) -> None:
@@ -133,9 +133,16 @@ def set_no_new_privs(*, all_threads: bool = True) -> None:
     _make([_NO_NEW_PRIVS], all_threads)
 
 
-def _status(directory: str) -> dict[str, str]:
-    with open(f'{directory}/status') as file:
+def status(directory: str) -> dict[str, str]:
+    """The status of a thread in /proc, whose name need not be UTF-8; see proc(5)."""
+    with open(f'{directory}/status', errors='surrogateescape', newline='\n') as file:
         return {name: value.strip() for name, _, value in (line.partition(':') for line in file)}
+
+
+def comm(directory: str) -> str:
+    """The name of a thread; see proc(5)."""
+    with open(f'{directory}/comm', errors='surrogateescape', newline='\n') as file:
+        return file.read()[:-1]
 
 
 def apply(state: 'Caps | IAB', *, all_threads: bool = False) -> None:
@@ -214,8 +221,7 @@ def _make(steps: 'Sequence[Step]', all_threads: bool) -> None:
 
 def _thread_name(thread: int) -> str:
     try:
-        with open(f'/proc/self/task/{thread}/comm') as file:
-            return f'{thread} ({file.read().strip()})'
+        return f'{thread} ({comm(f"/proc/self/task/{thread}")})'
     except OSError:
         return str(thread)
 
@@ -384,17 +390,17 @@ def _check_threads(kept: CapSet, uid: int | None, gid: int | None) -> None:
     wanted = dict.fromkeys(('CapEff', 'CapPrm'), kept.mask) | dict.fromkeys(('CapInh', 'CapAmb'), 0)
     for thread in os.listdir('/proc/self/task'):
         try:
-            status = _status(f'/proc/self/task/{thread}')
+            fields = status(f'/proc/self/task/{thread}')
         except (FileNotFoundError, ProcessLookupError):  # it has ended
             continue
-        if status['State'][0] in 'ZX':  # so has this one, though it is listed
+        if fields['State'][0] in 'ZX':  # so has this one, though it is listed
             continue
-        sets = {name: int(status[name], 16) for name in wanted}
+        sets = {name: int(fields[name], 16) for name in wanted}
         ids = {'Uid': uid, 'Gid': gid}
         if sets != wanted or any(
-            new is not None and set(status[name].split()) != {str(new)} for name, new in ids.items()
+            new is not None and set(fields[name].split()) != {str(new)} for name, new in ids.items()
         ):
-            found = ', '.join(f'{name} {status[name]}' for name in (*ids, *wanted))
+            found = ', '.join(f'{name} {fields[name]}' for name in (*ids, *wanted))
             raise RuntimeError(f'thread {_thread_name(int(thread))} did not drop: {found}')
 
 

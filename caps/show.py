@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from caps import IAB, Caps, CapSet
-from caps.process import SecureBits
+from caps.process import SecureBits, comm, status
 from caps.schema import state
 
 SECCOMP = 'disabled', 'strict', 'filter'
@@ -69,28 +69,25 @@ class Process:
 def read(pid: int) -> Process:
     """The state of a process or thread; OSError where there is none.  See proc(5)."""
     try:
-        with open(f'/proc/{pid}/status', errors='surrogateescape') as file:
-            status = dict(line.rstrip('\n').split(':\t', 1) for line in file if ':\t' in line)
-        with open(f'/proc/{pid}/comm', errors='surrogateescape', newline='') as file:
-            name = file.read()[:-1]
+        fields, name = status(f'/proc/{pid}'), comm(f'/proc/{pid}')
     except OSError as error:
         raise OSError(error.errno, 'no such process', str(pid)) from None
-    sets = [CapSet.from_mask(int(status[f'Cap{flag}'], 16)) for flag in ('Eff', 'Prm', 'Inh')]
+    sets = [CapSet.from_mask(int(fields[f'Cap{flag}'], 16)) for flag in ('Eff', 'Prm', 'Inh')]
     iab = IAB()
     iab.inheritable = sets[2]
-    iab.ambient = CapSet.from_mask(int(status['CapAmb'], 16))
-    iab.bounding = CapSet.from_mask(int(status['CapBnd'], 16))
+    iab.ambient = CapSet.from_mask(int(fields['CapAmb'], 16))
+    iab.bounding = CapSet.from_mask(int(fields['CapBnd'], 16))
     return Process(
         pid=pid,
-        parent=int(status['PPid']),
+        parent=int(fields['PPid']),
         name=name,
-        uids=[int(uid) for uid in status['Uid'].split()],
-        gids=[int(gid) for gid in status['Gid'].split()],
+        uids=[int(uid) for uid in fields['Uid'].split()],
+        gids=[int(gid) for gid in fields['Gid'].split()],
         caps=Caps(effective=sets[0], permitted=sets[1], inheritable=sets[2]),
         iab=iab,
         securebits=list(SecureBits.from_process()) if pid == os.getpid() else None,
-        no_new_privs=status['NoNewPrivs'] == '1',
-        seccomp=SECCOMP[int(status.get('Seccomp', 0))],
+        no_new_privs=fields['NoNewPrivs'] == '1',
+        seccomp=SECCOMP[int(fields.get('Seccomp', 0))],
         user_namespace=user_namespace(pid),
     )
 

@@ -12,7 +12,7 @@ FIELDS = 'Uid', 'Gid', 'Groups', 'CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb
 def status(thread):
     """Some fields of a thread in /proc; None where it has ended."""
     try:
-        with open(f'/proc/self/task/{thread}/status') as file:
+        with open(f'/proc/self/task/{thread}/status', errors='replace') as file:
             fields = dict(line.rstrip('\n').split(':\t', 1) for line in file)
     except (FileNotFoundError, ProcessLookupError):
         return None

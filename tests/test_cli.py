@@ -227,6 +227,14 @@ def test_tree_has_a_process_below_its_parent(capsys):
         assert found[1]['parent'] == pid
 
 
+def test_name_of_a_process_is_the_same_everywhere(capsys):
+    name = "from ctypes import CDLL; CDLL(None).prctl(15, b'a\\n\\xc3'); print(flush=True); input()"
+    with process(sys.executable, '-c', name) as pid:
+        (shown,) = from_json(capsys, 'show', pid)['processes']
+        explained = from_json(capsys, 'explain', '/bin/true', '--pid', pid)['process']
+    assert shown['name'] == explained['name'] == 'a\n\udcc3'
+
+
 def test_absent_process_is_a_problem(capsys):
     document = from_json(capsys, 'show', 2**22 + 1, os.getpid(), status=1)
     assert document['problems'] == [f'{2**22 + 1}: no such process']

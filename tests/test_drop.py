@@ -106,6 +106,26 @@ leave()
 """)
 
 
+# PR_SET_NAME, to what was cut in the middle of a letter.
+NAMED = "from ctypes import CDLL; CDLL(None).prctl(15, b'caf\\xc3')\n"
+
+
+def test_a_name_that_is_not_utf8_is_no_matter():
+    child(NAMED + 'drop(); ended(); assert not caps.no_new_privs(); leave()')
+
+
+def test_a_name_that_is_not_utf8_is_told():
+    child(
+        NAMED
+        + """
+start(lambda: (Caps().apply(), time.sleep(60)))
+wait_for(lambda: 0 in seen('CapPrm'))
+assert '(caf\\udcc3)' in str(refusal(drop))
+leave()
+"""
+    )
+
+
 def test_without_ids_groups_stay():
     child("os.setgroups([1, 2]); drop(); ended(groups='1 2'); leave()")
 
