@@ -685,6 +685,8 @@ class IAB(_State):
         """An independent state with the same sets."""
         return IAB(self)
 
+    __copy__ = copy
+
     def __str__(self) -> str:
         blocked = CapSet.from_mask(_ALL & ~self.bounding.mask)
         return _caps.canonical_iab(

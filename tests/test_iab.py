@@ -1,5 +1,6 @@
 """IAB, the rest of a state, against libcap's text, /proc, getpcaps and capsh."""
 
+import copy
 import ctypes
 import errno
 import subprocess
@@ -193,10 +194,10 @@ def test_the_sets_are_those_of_caps():
 
 def test_a_copy_is_equal_and_independent():
     iab = IAB('^cap_kill')
-    for copy in iab.copy(), IAB(iab):
-        assert copy == iab
-        copy.ambient.clear()
-        assert copy != iab == IAB('^cap_kill')
+    for other in iab.copy(), copy.copy(iab), copy.deepcopy(iab), IAB(iab):
+        assert other == iab
+        other.ambient.clear()
+        assert other != iab == IAB('^cap_kill')
     assert iab != Caps()
     with pytest.raises(TypeError, match='unhashable'):
         hash(iab)
