@@ -199,7 +199,9 @@ def _look(path: str) -> Found:
 
 
 def _is_ppy(found: Found) -> bool:
-    return found.size <= SIZE and _read_record(found.path) is not None
+    with suppress(PermissionError):  # everyone may read a ppy, but not every program
+        return found.size <= SIZE and _read_record(found.path) is not None
+    return False
 
 
 def _execution(process: Process, found: Found) -> Step:

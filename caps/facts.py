@@ -287,10 +287,11 @@ def as_user(process: Process, user: str | int) -> Process:
 
     Raises LookupError where there is no such account.
     """
+    name = str(user)
     try:
-        entry = pwd.getpwuid(int(user)) if str(user).isdigit() else pwd.getpwnam(str(user))
+        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
     except (KeyError, OverflowError):
-        raise LookupError(f'there is no user {user!r}') from None
+        raise LookupError(f'there is no user {name!r}') from None
     groups = frozenset(os.getgrouplist(entry.pw_name, entry.pw_gid))
     is_root = entry.pw_uid == process.namespace.roots[0] and 'noroot' not in process.securebits
     held = process.bounding if is_root else CapSet()

@@ -181,7 +181,7 @@ def test_user_has_what_a_login_leaves(program, accounts):
 
 
 def test_unknown_user_is_refused(program):
-    for user in 'nobody-of-this-name', str(2**32 - 2), str(2**64):
+    for user in 'nobody-of-this-name', 2**32 - 2, 2**64:
         with pytest.raises(LookupError, match=f"there is no user '{user}'"):
             explain(program(), user=user)
 
@@ -489,6 +489,15 @@ def test_file_that_the_user_may_not_execute(program, as_b):
     assert (said.error, seen['Error']) == ('EACCES', 'Permission denied')
     follow(said, 'access')
     assert happens(path, as_b)[0].error is None
+
+
+def test_program_that_may_be_executed_and_not_read(program):
+    code = (
+        'import sys\nfrom caps.explain import *\n'
+        "Caps.from_process().deactivate('dac_override', 'dac_read_search').apply()\n"
+        'print(explain(sys.argv[1]).error)'
+    )
+    assert python(code, program(mode=0o4111)) == 'None\n'
 
 
 def test_file_in_a_directory_that_the_user_may_not_search(program, scene, as_b):
