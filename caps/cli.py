@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns the exit status: 0 for success, 1 for a refusal or for problems found.
     Raises SystemExit, with 2 for wrong usage; see caps(1).
     """
+    for name in 'stdout', 'stderr':
+        if getattr(sys, name) is None:  # closed by the caller, who wants to see nothing
+            setattr(sys, name, io.StringIO())
     arguments = parser().parse_args(argv)
     out = Output(getattr(arguments, 'json', False))
     try:

@@ -92,7 +92,7 @@ class Output:
         """A block whose failure is a problem, not the end of the command."""
         try:
             yield
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             self.problem(error)
 
     def finish(self) -> None:

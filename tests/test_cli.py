@@ -139,6 +139,13 @@ def test_set_takes_the_root_id_of_a_user_namespace(marked, capsys):
     assert from_json(capsys, 'get', marked)['files'][0]['root_id'] == 1000
 
 
+@pytest.mark.parametrize('root_id', [-1, 2**32 - 1, 2**64])
+def test_root_id_of_no_user_is_refused(tmp_path, root_id, capsys):
+    (tmp_path / 'file').touch()
+    assert main(['set', '--root-id', str(root_id), '=', str(tmp_path / 'file')]) == 1
+    assert capsys.readouterr().err.startswith('caps: ')
+
+
 @needs('cap_setfcap')
 def test_files_after_a_refused_one_are_changed(marked, capsys):
     (other := marked.parent / 'other').touch()
@@ -321,6 +328,13 @@ def test_table_of_rich_has_the_words_of_the_plain_one(limited):
 def test_reader_that_has_seen_enough_is_no_failure_to_speak_of():
     done = run('sh', '-c', f'{sys.executable} -m caps show --all | true')
     assert done.stderr == ''
+
+
+def test_closed_streams_take_what_is_written_to_them():
+    command = f'{sys.executable} -m caps'
+    assert run('sh', '-c', f'{command} show >&-').stderr == ''
+    result = run('sh', '-c', f'{command} get /absent 2>&-')
+    assert (result.returncode, result.stdout) == (1, '')
 
 
 def test_refusal_is_a_document_too(tmp_path, capsys):
