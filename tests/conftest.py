@@ -56,6 +56,19 @@ def python(code, *arguments, **options):
     return result.stdout
 
 
+def make_venv(python, directory, *options):
+    """A virtual environment without pip, which is made at once."""
+    run(python, '-m', 'venv', '--without-pip', *options, directory, check=True)
+    return directory
+
+
+def pip(venv, *arguments, **options):
+    """Our own pip, on another environment."""
+    command = [sys.executable, '-m', 'pip', '--quiet', '--python', venv / 'bin' / 'python']
+    result = run(*command, *arguments, **{'timeout': 300} | options)
+    assert result.returncode == 0, result.stderr
+
+
 @dataclass
 class Account:
     name: str
@@ -113,9 +126,8 @@ def released():
 def system_venv(world, wheel):
     """A virtual environment of the system's Python with our wheel, as a user would make it."""
     venv = world / 'venv'
-    subprocess.run(['/usr/bin/python3', '-m', 'venv', venv], check=True)
-    pip = [venv / 'bin' / 'pip', 'install', '--quiet', '--no-index', '--no-deps', wheel]
-    subprocess.run(pip, check=True)
+    make_venv('/usr/bin/python3', venv)
+    pip(venv, 'install', '--no-index', '--no-deps', wheel)
     return venv
 
 

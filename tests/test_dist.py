@@ -1,11 +1,9 @@
 """What is released: the sdist, the wheel, and that nothing of it stays behind."""
 
-import subprocess
-import sys
 import tarfile
 
 import pytest
-from conftest import ROOT, Ppy, needs_root, run
+from conftest import ROOT, Ppy, make_venv, needs_root, pip, run
 from pythons import FOUND
 
 from caps.install import MAGIC, install, remove
@@ -14,20 +12,8 @@ from caps.install import MAGIC, install, remove
 BARE = {'PATH': '/nowhere', 'CC': '/bin/false', 'HOME': '/nowhere'}
 
 
-def make_venv(python, directory):
-    subprocess.run([python, '-m', 'venv', '--without-pip', directory], check=True)
-    return directory
-
-
-def pip(venv, *arguments):
-    """Our own pip, on another environment: an environment without pip is made at once."""
-    command = [sys.executable, '-m', 'pip', '--python', venv / 'bin' / 'python', '--quiet']
-    result = run(*command, *arguments, env=BARE)
-    assert result.returncode == 0, result.stderr
-
-
 def install_wheel(wheel, venv):
-    pip(venv, 'install', '--no-index', '--no-deps', '--no-cache-dir', wheel)
+    pip(venv, 'install', '--no-index', '--no-deps', '--no-cache-dir', wheel, env=BARE)
 
 
 def files(directory):
@@ -65,7 +51,7 @@ def test_the_wheel_installs_without_a_compiler_and_goes_without_a_trace_on(
     beside = f'lib/python{version}/site-packages/caps/'
     named = {beside + name for name in ('ppy', 'ppy-check', 'py.typed', '_caps.pyi')}
     assert named | pages() | {'share/man/man8/ppy.8'} <= installed
-    pip(venv, 'uninstall', '--yes', 'caps-ppy')
+    pip(venv, 'uninstall', '--yes', 'caps-ppy', env=BARE)
     # pip takes away one level of what it empties, and a bare environment has no share.
     assert files(venv) - before <= {'share', 'share/man'}
 
