@@ -26,7 +26,7 @@ pytestmark = [
 CALLS = {
     f'{cls}.{name}': call.format(cls=cls, name=name)
     for classes, names, call in [
-        ('Caps IAB', '__bool__ __repr__ copy', '{cls}().{name}()'),
+        ('Caps IAB', '__bool__ __copy__ __repr__ copy', '{cls}().{name}()'),
         ('Caps IAB', '__getitem__', "{cls}()['inheritable']"),
         ('Caps IAB', '__setitem__', "{cls}()['inheritable'] = ['cap_kill', 5]"),
         ('Caps IAB', '__eq__', '{cls}() == {cls}()'),
@@ -37,7 +37,7 @@ CALLS = {
         ('Caps', 'terminate', "Caps('=i').{name}()"),
         ('Caps', 'effective inheritable permitted', "Caps().{name} = 'cap_kill'"),
         ('IAB', 'ambient bounding inheritable', "IAB().{name} = 'cap_kill'"),
-        ('Caps', '__copy__ marked root_id', 'Caps().{name}'),
+        ('Caps', 'marked root_id', 'Caps().{name}'),
         ('CapSet', '__str__ copy', "CapSet(['KILL', 63]).{name}()"),
         ('CapSet SecureBits', '__len__ __repr__ clear pop', "{cls}(['5', '30']).{name}()"),
         ('CapSet SecureBits', '__contains__ add discard', "{cls}(['5']).{name}('30')"),
