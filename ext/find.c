@@ -142,23 +142,20 @@ PyObject *find_in(PyObject *module, PyObject *args)
 		return PyErr_SetFromErrno(PyExc_OSError);
 	}
 	memcpy(place.path, path, place.length + 1);
-	PyThreadState *suspended = PyEval_SaveThread();
+	Py_BEGIN_ALLOW_THREADS
 	place.directory = open_directory(place.path, device);
-	int error = errno;
-	PyEval_RestoreThread(suspended);
-	errno = error;
-	if (!place.directory && error)
+	Py_END_ALLOW_THREADS
+	if (!place.directory && errno)
 		return PyErr_SetFromErrno(PyExc_OSError);
 	PyObject *result = Py_BuildValue("([][])");
 	while (result && place.directory) {
 		bool is_file = false;
-		suspended = PyEval_SaveThread();
-		const char *name = next_entry(&place, &is_file);
-		error = errno;
-		PyEval_RestoreThread(suspended);
-		if (!name && !error)
+		const char *name;
+		Py_BEGIN_ALLOW_THREADS
+		name = next_entry(&place, &is_file);
+		Py_END_ALLOW_THREADS
+		if (!name && !errno)
 			break;
-		errno = error;
 		PyObject *item =
 		    name ? PyBytes_FromString(name) : PyErr_SetFromErrno(PyExc_OSError);
 		if (!item || PyList_Append(PyTuple_GetItem(result, !is_file), item) < 0)
