@@ -1,5 +1,6 @@
-"""What README.md and the docstrings show is what happens."""
+"""What README.md and the docstrings show is what happens, and the tests that are named exist."""
 
+import re
 import sys
 
 import pytest
@@ -10,3 +11,11 @@ from conftest import ROOT, run
 def test_the_examples_run_as_written(document):
     result = run(sys.executable, '-m', 'doctest', ROOT / document)
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize('document', ['SECURITY.md', 'CONTRIBUTING.md'])
+def test_every_test_that_is_named_exists(document):
+    named = re.findall(r'`(test_\w+)(…?)`', (ROOT / document).read_text())
+    sources = ''.join(path.read_text() for path in (ROOT / 'tests').glob('test_*.py'))
+    assert named
+    assert [name for name, cut in named if f'def {name}{"" if cut else "("}' not in sources] == []
