@@ -17,8 +17,8 @@ from caps import Caps, CapSet
 from caps.execve import FileCaps, Outcome, Process, Reason, execve, ppy_state
 from caps.facts import (
     SIZE,
+    Actor,
     Found,
-    Owner,
     as_user,
     closed_directory,
     look_at_file,
@@ -67,7 +67,7 @@ class Explanation:
     """
 
     found: Found
-    owner: Owner
+    actor: Actor
     user: str | None
     launcher: Found | None
     checks: tuple[Check, ...]
@@ -87,7 +87,7 @@ class Explanation:
         parts = [(_heading(one, one is self.found), [*_of_file(one)]) for one in self.found.chain]
         if self.launcher and self.launcher.path not in [one.path for one in self.found.chain]:
             parts.append((_heading(self.launcher, False), [*_of_file(self.launcher)]))
-        parts.append(('The process', [*_of_process(self.owner.process, self.user or self.owner)]))
+        parts.append(('The process', [*_of_process(self.actor.process, self.user or self.actor)]))
         if self.checks:
             parts.append(("ppy's checks", [*_of_checks(self.checks)]))
         parts += [(step.program, [*_of_step(step)]) for step in self.steps]
@@ -108,8 +108,8 @@ class Explanation:
             'file': _file_dict(self.found),
             'interpreters': [*map(_file_dict, [*self.found.chain][1:])],
             'user': self.user,
-            'process': {'pid': self.owner.pid, 'name': self.owner.name}
-            | _process_dict(self.owner.process),
+            'process': {'pid': self.actor.pid, 'name': self.actor.name}
+            | _process_dict(self.actor.process),
             'ppy': self.launcher
             and {
                 'path': self.launcher.path,
@@ -154,30 +154,30 @@ def explain(
     Raises OSError where a file or the process is not there, LookupError where the account is not,
     ValueError where a file's capabilities are malformed; see execve(2) and capabilities(7).
     """
-    found, owner = _look(os.fspath(path)), look_at_process(pid)
+    found, actor = _look(os.fspath(path)), look_at_process(pid)
     if user is not None:
-        owner = Owner(owner.pid, owner.name, as_user(owner.process, user), owner.caveats)
+        actor = Actor(actor.pid, actor.name, as_user(actor.process, user), actor.caveats)
     started = found if launcher is None else _look(os.fspath(launcher))
     ppy = next((one for one in started.chain if _is_ppy(one)), None)
     if launcher is not None and ppy is None:
         raise ValueError(f'{started.path} is not an installed ppy')
-    steps = [_execution(owner.process, started)]
+    steps = [_execution(actor.process, started)]
     checks: tuple[Check, ...] = ()
     if ppy:
         is_other = user is not None or pid is not None
-        said = _checks(ppy, found, owner.process, is_other)
+        said = _checks(ppy, found, actor.process, is_other)
         checks = (*_own_checks(steps[0].outcome), *said)
         if all(check.holds for check in checks):
             steps += _launch(steps[0].outcome, ppy, found)
     error = errno.errorcode.get(steps[-1].outcome.error)
     if ppy and not error and not all(check.holds for check in checks):
         error = 'refused by ppy'
-    caveats = (*_file_caveats(found), *owner.caveats)
-    if checks and os.geteuid() not in (0, owner.process.uid.real):
+    caveats = (*_file_caveats(found), *actor.caveats)
+    if checks and os.geteuid() not in (0, actor.process.uid.real):
         caveats += (f'ppy-check has judged by user {os.geteuid()}, since only root can be others',)
     return Explanation(
         found,
-        owner,
+        actor,
         None if user is None else str(user),
         ppy,
         checks,
@@ -395,8 +395,8 @@ def _news(members: CapSet) -> CapSet | None:
     return (CapSet.all() - members) if _means_all(members) else None
 
 
-def _of_process(process: Process, who: Owner | str) -> Iterator[str]:
-    if isinstance(who, Owner):
+def _of_process(process: Process, who: Actor | str) -> Iterator[str]:
+    if isinstance(who, Actor):
         yield f'process {who.pid} ({who.name})'
     else:
         yield f'a process of {who} after a login'

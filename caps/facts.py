@@ -69,7 +69,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Owner:
+class Actor:
     """A process, with what the model cannot take into account."""
 
     pid: int
@@ -196,7 +196,7 @@ def _attribute(path: str, name: str) -> bytes | None:
         raise
 
 
-def look_at_process(pid: int | None = None) -> Owner:
+def look_at_process(pid: int | None = None) -> Actor:
     """A process, by default the one that asks; OSError where there is none."""
     directory = f'/proc/{pid or "self"}'
     if not os.path.exists(directory):
@@ -214,7 +214,7 @@ def look_at_process(pid: int | None = None) -> Owner:
         namespace=_namespace(directory),
     )
     caveats = tuple(_caveats(directory, fields, bool(pid)))
-    return Owner(pid or os.getpid(), comm(directory), process, caveats)
+    return Actor(pid or os.getpid(), comm(directory), process, caveats)
 
 
 def _read(path: str) -> str:

@@ -687,5 +687,5 @@ def test_process_of_another_user_namespace(program):
             said = explain(path, pid=child.pid)
         finally:
             child.kill()
-    assert said.owner.process.namespace.roots == (0, 0)
+    assert said.actor.process.namespace.roots == (0, 0)
     assert said.after.permitted == CapSet.all()
