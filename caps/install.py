@@ -219,9 +219,9 @@ def _without_links(path: File) -> str:
 
 def _group_id(group: str | None) -> int:
     try:
-        return grp.getgrnam(group).gr_gid if group else 0
+        return 0 if group is None else grp.getgrnam(group).gr_gid
     except KeyError:
-        raise InstallError(f'there is no group {group}: groupadd {group}') from None
+        raise InstallError(f'there is no group {group!r}: groupadd {group}') from None
 
 
 def _means_all(allowed: CapSet) -> bool:

@@ -192,9 +192,9 @@ def _python(path: str, bin_: int) -> str:
 
 def _group_id(group: str | None) -> int | None:
     try:
-        return grp.getgrnam(group).gr_gid if group else None
+        return None if group is None else grp.getgrnam(group).gr_gid
     except KeyError:
-        raise VenvError(f'there is no group {group}') from None
+        raise VenvError(f'there is no group {group!r}') from None
 
 
 def _require_member(path: str, bin_: int, gid: int | None) -> None:
@@ -234,7 +234,10 @@ def _run(argv: list[str], account: dict[str, Any]) -> subprocess.CompletedProces
 def _content(path: str, bin_: int, name: str, gid: int | None) -> bytes:
     """The program that a name in an environment stands for."""
     program = f'{path}/bin/{name}'
-    uid = os.stat(name, dir_fd=bin_).st_uid
+    try:
+        uid = os.stat(name, dir_fd=bin_).st_uid
+    except OSError as error:
+        raise VenvError(f'{program} leads to no program: {error.strerror}') from None
     if uid not in (0, os.geteuid(), os.fstat(bin_).st_uid):
         raise VenvError(f'{program} leads to a program of {_user(uid)}')
     reason = ''

@@ -491,8 +491,9 @@ def test_unknown_capability_is_refused_with_the_nearest(prefix):
     refused(prefix, 'no capability 63', allow='63')
 
 
-def test_unknown_group_is_refused(prefix):
-    refused(prefix, 'no group absent-group', group='absent-group')
+@pytest.mark.parametrize('group', ['absent-group', ''])
+def test_unknown_group_is_refused(prefix, group):
+    refused(prefix, f"there is no group '{group}'", group=group)
 
 
 def test_account_that_is_not_root_is_refused(prefix, accounts, system_venv):

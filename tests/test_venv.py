@@ -211,6 +211,12 @@ def test_link_out_of_the_environment_is_not_followed(environment, scene):
     assert state(scene) == before
 
 
+def test_link_to_a_program_that_is_no_more_is_refused(environment):
+    (environment / 'bin/python3').unlink()
+    (environment / 'bin/python3').symlink_to('/usr/bin/python3.0')
+    refused(environment, 'bin/python3 leads to no program: No such file')
+
+
 def test_environment_without_a_python_is_refused(environment):
     (environment / 'bin/python3').unlink()
     refused(environment, 'bin has no python')
@@ -270,8 +276,9 @@ def test_environment_that_only_root_can_enter_is_refused(environment, accounts):
     assert mark(environment, RAW, accounts.a.name).closed == [str(environment)]
 
 
-def test_unknown_group_is_refused(environment):
-    refused(environment, 'there is no group absent-group', group='absent-group')
+@pytest.mark.parametrize('group', ['absent-group', ''])  # as a variable of a shell can be
+def test_unknown_group_is_refused(environment, group):
+    refused(environment, f"there is no group '{group}'", group=group)
 
 
 def test_what_is_not_marked_cannot_be_unmarked(environment):
