@@ -199,6 +199,8 @@ def _refuse(reasons: Iterator[str]) -> None:
 def _installation(prefix: File, name: str) -> Installation:
     if name in ('', '.', '..') or '/' in name:
         raise InstallError(f'{name!r} cannot be the name of a launcher: choose another --name')
+    if not os.fspath(prefix):  # of which os.path.realpath() makes the working directory
+        raise InstallError("'' cannot be the directory of an installation: choose another --prefix")
     return Installation(os.path.realpath(prefix), name)
 
 

@@ -130,6 +130,7 @@ def unmark(directory: str | os.PathLike[str]) -> Environment:
 @contextmanager
 def _opened(directory: str | os.PathLike[str]) -> Iterator[tuple[str, int]]:
     """The real path of an environment, and its bin directory as the only way to touch it."""
+    os.stat(directory)  # an empty path names nothing, and to realpath() the working directory
     path = os.path.realpath(directory)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     top = os.open(path, flags)

@@ -480,6 +480,14 @@ def test_name_that_is_a_path_is_refused(prefix, name):
     refused(prefix, 'cannot be the name', name=name)
 
 
+def test_empty_path_is_not_the_working_directory(monkeypatch, scene):
+    monkeypatch.chdir(scene)
+    for function in install, status, remove:
+        with pytest.raises(InstallError, match="'' cannot be the directory"):
+            function(prefix='')
+    assert not list(scene.iterdir())
+
+
 def test_name_of_another_program_is_refused(prefix):
     (prefix / 'bin').mkdir(parents=True)
     shutil.copyfile(SH, prefix / 'bin/sh')

@@ -201,6 +201,13 @@ def test_directory_that_is_no_environment_is_refused(scene):
     refused(scene, 'is not a virtual environment: it has no pyvenv.cfg')
 
 
+def test_empty_path_is_not_the_working_directory(environment, monkeypatch):
+    monkeypatch.chdir(environment)
+    for change in (lambda: mark('', RAW)), (lambda: unmark('')):
+        with pytest.raises(FileNotFoundError):
+            change()
+
+
 def test_link_out_of_the_environment_is_not_followed(environment, scene):
     (environment / 'bin').rename(scene / 'outside')
     (environment / 'bin').symlink_to(scene / 'outside')
