@@ -92,6 +92,8 @@ class Output:
         """A block whose failure is a problem, not the end of the command."""
         try:
             yield
+        except BrokenPipeError:  # no file's failure: the reader has seen enough
+            raise
         except (OSError, ValueError, OverflowError) as error:
             self.problem(error)
 

@@ -330,6 +330,13 @@ def test_reader_that_has_seen_enough_is_no_failure_to_speak_of():
     assert done.stderr == ''
 
 
+@needs('cap_setfcap')
+def test_reader_that_has_seen_enough_of_files_is_none_either(marked):
+    names = f'{marked} ' * 1000  # more than what is written at once
+    done = run('sh', '-c', f'{sys.executable} -m caps get {names} | true')
+    assert done.stderr == ''
+
+
 def test_closed_streams_take_what_is_written_to_them():
     command = f'{sys.executable} -m caps'
     assert run('sh', '-c', f'{command} show >&-').stderr == ''
