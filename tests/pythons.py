@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conftest import run
 
-SUPPORTED = ['3.10', '3.11', '3.12', '3.13']
+SUPPORTED = ['3.10', '3.11', '3.12', '3.13', '3.14']
 RUNNING = f'{sys.version_info.major}.{sys.version_info.minor}'
 
 
