@@ -48,7 +48,7 @@ end
 
 def script(shell: str, parser: argparse.ArgumentParser) -> str:
     """The completion script of a parser, to be sourced by `shell`."""
-    tree = list(_commands(parser))
+    tree = list(commands(parser))
     places = [shlex.quote(place) for place, _ in tree if place]
     if shell == 'fish':
         table = [line for place, one in tree for line in _fish(place, one)]
@@ -63,14 +63,15 @@ def script(shell: str, parser: argparse.ArgumentParser) -> str:
     return template.format(places='|'.join(places), table='\n'.join(table))
 
 
-def _commands(
+def commands(
     parser: argparse.ArgumentParser, place: str = ''
 ) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every command with its parser, by its words with a space before each."""
     yield place, parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, below in action.choices.items():
-                yield from _commands(below, f'{place} {name}')
+                yield from commands(below, f'{place} {name}')
 
 
 def _names(parser: argparse.ArgumentParser) -> dict[str, str]:

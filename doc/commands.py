@@ -14,9 +14,9 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from caps import cli, examples, schema
-from caps.completion import _commands
+from caps.completion import commands
 
-COMMANDS = {place.strip(): one for place, one in _commands(cli.parser())}
+COMMANDS = {place.strip(): one for place, one in commands(cli.parser())}
 COMMON = {'--help', '--json'}  # which the page explains once
 
 

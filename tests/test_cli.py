@@ -17,7 +17,7 @@ from caps.cli import main, parser
 from caps.output import escaped
 from caps.show import in_words
 
-COMMANDS = [place.strip() for place, _ in completion._commands(parser()) if place]
+COMMANDS = [place.strip() for place, _ in completion.commands(parser()) if place]
 
 
 def caps(*arguments, **options):

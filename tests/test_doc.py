@@ -13,7 +13,7 @@ import caps
 import caps.execve
 import caps.install
 from caps.cli import parser
-from caps.completion import _commands
+from caps.completion import commands
 
 # Reads the documentation, writes the man pages, and prints what of Python it has described.
 BUILD = """
@@ -123,11 +123,11 @@ def sections(page):
 def test_man_page_has_every_command_with_every_option(built):
     _, pages = built
     found = sections((pages / 'caps.1').read_text())
-    commands = {
-        one.prog: one for place, one in _commands(parser()) if one.get_default('run') is not None
+    parsers = {
+        one.prog: one for place, one in commands(parser()) if one.get_default('run') is not None
     }
-    assert set(found) == set(commands)
-    for heading, one in commands.items():
+    assert set(found) == set(parsers)
+    for heading, one in parsers.items():
         text = ' '.join(found[heading].split())
         assert ' '.join(one.format_usage().removeprefix('usage: ').split()) in text
         for action in one._actions:
