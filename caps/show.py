@@ -70,7 +70,7 @@ def read(pid: int) -> Process:
     """The state of a process or thread; OSError where there is none.  See proc(5)."""
     try:
         fields, name = status(f'/proc/{pid}'), comm(f'/proc/{pid}')
-    except OSError as error:
+    except (FileNotFoundError, ProcessLookupError) as error:
         raise OSError(error.errno, 'no such process', str(pid)) from None
     sets = [CapSet.from_mask(int(fields[f'Cap{flag}'], 16)) for flag in ('Eff', 'Prm', 'Inh')]
     iab = IAB()

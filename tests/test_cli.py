@@ -250,6 +250,17 @@ def test_absent_process_is_a_problem(capsys):
     assert main(['show', '--all', '1']) == 1
 
 
+@needs_root
+@needs('cap_setpcap', 'cap_sys_admin')
+def test_process_that_may_not_be_seen_is_not_called_absent():
+    stranger = 'setpriv --regid=65534 --clear-groups --bounding-set=-sys_ptrace'
+    show = f'{stranger} {sys.executable} -m caps show 1'
+    hide = 'mount -t proc -o hidepid=1 none /proc'
+    done = run('unshare', '--mount', 'sh', '-c', f'{hide} && {show}')
+    assert done.returncode == 1
+    assert done.stderr == 'caps: /proc/1/status: Operation not permitted\n'
+
+
 @needs('cap_sys_admin')
 def test_process_in_another_user_namespace_is_told(capsys):
     with process('unshare', '--user', 'sh', '-c', 'echo; exec sleep 100') as pid:
