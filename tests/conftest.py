@@ -11,6 +11,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,11 +80,7 @@ class Account:
 @pytest.fixture(scope='session')
 def accounts():
     """Two accounts: a owns scripts, b starts and attacks them."""
-
-    class Accounts:
-        pass
-
-    made = Accounts()
+    made = SimpleNamespace()
     names = {letter: f'caps-{letter}-{os.getpid()}' for letter in 'ab'}
     try:
         for letter, name in names.items():
