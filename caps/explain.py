@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from caps import Caps, CapSet
 from caps.execve import FileCaps, Outcome, Process, Reason, execve, ppy_state
@@ -25,7 +24,7 @@ from caps.facts import (
     look_at_process,
     vanishing_libraries,
 )
-from caps.install import LAUNCHER_CAPS, NAME, PREFIX, _means_all, _read_record
+from caps.install import LAUNCHER_CAPS, NAME, PREFIX, means_all, read_record, strangers
 from caps.show import in_words
 
 ACTIVATE = 'caps.Caps.from_process().activate().apply()'
@@ -200,7 +199,7 @@ def _look(path: str) -> Found:
 
 def _is_ppy(found: Found) -> bool:
     with suppress(PermissionError):  # everyone may read a ppy, but not every program
-        return found.size <= SIZE and _read_record(found.path) is not None
+        return found.size <= SIZE and read_record(found.path) is not None
     return False
 
 
@@ -260,21 +259,16 @@ def _checks(ppy: Found, found: Found, process: Process, is_other: bool) -> Itera
 def _belongs_to_root(path: str) -> bool:
     """Whether nobody but root can have put a program there, so that it may be run."""
     with suppress(OSError):
-        if os.path.islink(path) or not os.path.isfile(path):
-            return False
-        for one in (Path(path), *Path(path).parents):
-            info = one.stat()
-            is_sticky = info.st_mode & stat.S_ISVTX and one != Path(path).parent
-            if info.st_uid or (info.st_mode & 0o022 and not is_sticky):
-                return False
-        return True
+        info = os.lstat(path)
+        if stat.S_ISREG(info.st_mode) and not info.st_uid and not info.st_mode & 0o022:
+            return not any(strangers(os.path.dirname(path)))
     return False
 
 
 def _launch(outcome: Outcome, ppy: Found, found: Found) -> Iterator[Step]:
     """What ppy makes of itself, and its execution of the capped copy."""
     before = outcome.process
-    record = _read_record(ppy.path)
+    record = read_record(ppy.path)
     if before is None or record is None:
         return
     capped = look_at_file(record[1])
@@ -392,7 +386,7 @@ def _of_file(found: Found) -> Iterator[str]:
 
 def _news(members: CapSet) -> CapSet | None:
     """What `all` did not mean when it was written."""
-    return (CapSet.all() - members) if _means_all(members) else None
+    return (CapSet.all() - members) if means_all(members) else None
 
 
 def _of_process(process: Process, who: Actor | str) -> Iterator[str]:

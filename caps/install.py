@@ -18,6 +18,8 @@ from pathlib import Path
 
 from caps import IAB, Caps, CapSet
 
+__all__ = ['InstallError', 'Installation', 'install', 'remove', 'status']
+
 PREFIX = '/usr/local'
 NAME = 'ppy'
 LAUNCHER_CAPS = Caps('cap_setgid,cap_setuid,cap_setpcap,cap_dac_override=ep')
@@ -75,7 +77,7 @@ class Installation:
         words += ['--prefix', self.prefix, '--name', self.name]
         words += ['--setuid'] * self.setuid + ['--allow-root'] * self.allow_root
         words += ['--group', self.group] if self.group else []
-        if self.allowed is None or not _means_all(self.allowed):
+        if self.allowed is None or not means_all(self.allowed):
             words += ['--allow', 'CAPS' if self.allowed is None else str(self.allowed)]
         return shlex.join(words)
 
@@ -145,7 +147,7 @@ def status(prefix: File = PREFIX, name: str = NAME) -> Installation:
     Returns its parts, and in `problems` what is wrong with it and the command that mends it.
     """
     found = _installation(prefix, name)
-    flags, found.capped, found.original = _read_record(found.ppy) or (0, '', '')
+    flags, found.capped, found.original = read_record(found.ppy) or (0, '', '')
     if not found.original:
         words = ['--prefix', found.prefix] if found.prefix != PREFIX else []
         words += ['--name', name] if name != NAME else []
@@ -171,14 +173,14 @@ def remove(prefix: File = PREFIX, name: str = NAME) -> None:
     Raises InstallError where there is none, or the process may not remove it.
     """
     found = _installation(prefix, name)
-    if not _read_record(found.ppy):
+    if not read_record(found.ppy):
         raise InstallError(f'{found.ppy} is not an installed ppy')
     _require_root()
     for directory in (found.prefix, os.path.dirname(found.ppy), found.libexec):
-        _refuse(_strangers(directory))  # who could have it name what is not its own
+        _refuse(strangers(directory))  # who could have it name what is not its own
     directories = _previous(found)
     for path, *_ in _launchers(found):
-        if _read_record(path):
+        if read_record(path):
             os.unlink(path)
     for directory in directories:
         shutil.rmtree(directory)
@@ -226,7 +228,7 @@ def _group_id(group: str | None) -> int:
         raise InstallError(f'there is no group {group!r}: groupadd {group}') from None
 
 
-def _means_all(allowed: CapSet) -> bool:
+def means_all(allowed: CapSet) -> bool:
     """Whether these are all capabilities of this kernel, or of an older one: 3.16 had 38."""
     return allowed.mask.bit_length() >= 38 and not allowed.mask & (allowed.mask + 1)
 
@@ -245,7 +247,7 @@ def _obstacles(plan: Installation) -> Iterator[str]:
     if unknown := (plan.allowed or CapSet()) - CapSet.all():
         yield f'this kernel has no capability {unknown}'
     for path, *_ in _launchers(plan):
-        if os.path.lexists(path) and not _read_record(path):
+        if os.path.lexists(path) and not read_record(path):
             yield f'{path} exists and is not a ppy: choose another --name'
 
 
@@ -280,10 +282,10 @@ def _directory_flaws(directory: str) -> Iterator[str]:
                 f'{path} is closed to other accounts, which run the scripts: '
                 'choose another --interpreter or --prefix'
             )
-    yield from _strangers(directory)
+    yield from strangers(directory)
 
 
-def _strangers(directory: str) -> Iterator[str]:
+def strangers(directory: str) -> Iterator[str]:
     """Who else than root can change what a path without links leads to."""
     for path, info in _way(directory):
         if not stat.S_ISDIR(info.st_mode):
@@ -391,7 +393,7 @@ def _prove(launcher: str, script: str) -> None:
         raise InstallError(f'the new ppy cannot launch a script: {reason}')
 
 
-def _read_record(path: str) -> tuple[int, str, str] | None:
+def read_record(path: str) -> tuple[int, str, str] | None:
     """Flags, capped copy and original interpreter of a ppy; None for any other file."""
     content = Path(path).read_bytes() if os.path.isfile(path) else b''
     start = content.find(MAGIC)
@@ -403,7 +405,7 @@ def _read_record(path: str) -> tuple[int, str, str] | None:
 
 def _previous(found: Installation) -> list[str]:
     """The directory of the installed ppy's capped copy, if it is certain that install made it."""
-    _, capped, _ = _read_record(found.ppy) or (0, '', '')
+    _, capped, _ = read_record(found.ppy) or (0, '', '')
     directory = os.path.dirname(capped)
     parent, base = os.path.split(directory)
     if parent == found.libexec and base.rpartition('-')[0] == found.name:
@@ -416,7 +418,7 @@ def _previous(found: Installation) -> list[str]:
 def _damage(found: Installation) -> Iterator[str]:
     """What is wrong with an installation."""
     yield from _place_flaws(os.path.dirname(found.ppy))
-    if any(_strangers(os.path.dirname(found.ppy))):
+    if any(strangers(os.path.dirname(found.ppy))):
         return  # they say what the rest is
     yield from _place_flaws(os.path.dirname(found.capped))
     yield from _interpreter_flaws(found.original)
@@ -426,7 +428,7 @@ def _damage(found: Installation) -> Iterator[str]:
     mode = 0o750 if gid else 0o700
     yield from _file_flaws(found, found.capped, gid, mode, Caps(inheritable=found.allowed or ()))
     news = CapSet.all() - (found.allowed or CapSet.all())
-    if found.allowed and _means_all(found.allowed) and news:
+    if found.allowed and means_all(found.allowed) and news:
         yield f'{found.capped} is from before this kernel, which adds {news}: {found.command}'
     try:
         if Path(found.capped).read_bytes() != Path(found.original).read_bytes():

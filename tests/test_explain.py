@@ -622,17 +622,24 @@ def test_script_of_ppy_without_capabilities(probing_ppy, script, as_b):
     assert advice(said, 'empty')
 
 
-def test_check_that_is_not_roots_is_not_run(probing_ppy, scene, script, accounts):
+@pytest.mark.parametrize(
+    'change',
+    [
+        'true', 'chown {uid} ppy-check', 'chown {uid} .', 'chmod g+w ppy-check', 'chmod o+w .',
+        'chmod 1777 .', 'mv ppy-check other; ln -s other ppy-check',
+    ],
+)  # fmt: skip
+def test_check_that_is_not_roots_is_not_run(probing_ppy, scene, script, accounts, change):
     theirs = scene / 'theirs'
-    theirs.mkdir()
+    theirs.mkdir(0o755)
     (theirs / 'ppy').write_bytes(Path(probing_ppy.ppy).read_bytes())
     (theirs / 'ppy-check').write_text(f'#!/bin/sh\ntouch {scene}/canary\n')
-    for path in theirs / 'ppy', theirs / 'ppy-check', theirs:
+    for path in theirs / 'ppy', theirs / 'ppy-check':
         path.chmod(0o755)
-        os.chown(path, accounts.b.uid, accounts.b.gid)
+    run('sh', '-c', change.format(uid=accounts.b.uid), cwd=theirs, check=True)
     said = explain(script('', 'cap_net_raw=i'), launcher=theirs / 'ppy')
-    assert said.error == 'refused by ppy'
-    assert not (scene / 'canary').exists()
+    assert said.error == (None if change == 'true' else 'refused by ppy')
+    assert (scene / 'canary').exists() == (change == 'true')
 
 
 def test_launcher_that_is_no_ppy_is_refused(program, script):
