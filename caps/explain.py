@@ -247,10 +247,14 @@ def _checks(ppy: Found, found: Found, process: Process, is_other: bool) -> Itera
     except (OSError, subprocess.SubprocessError) as error:
         yield Check(False, f'{program}: must run, and not end with {error}')
         return
+    said = []
     for line in os.fsdecode(done.stdout + done.stderr).splitlines():
         verdict, _, rest = line.partition(' ')
         text, _, mend = rest.strip().partition('; mend: ')
-        yield Check(verdict == 'ok', text, mend or None)
+        said.append(Check(verdict == 'ok', text, mend or None))
+    yield from said
+    if not said or (done.returncode and all(check.holds for check in said)):
+        yield Check(False, f'{program}: must say what holds, and not end with {done.returncode}')
     marked = found.file.caps.inheritable if found.file.caps else CapSet()
     if missing := marked - process.bounding:
         yield Check(False, f'{missing}: must be in the bounding set of the process')

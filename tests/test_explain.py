@@ -638,8 +638,19 @@ def test_check_that_is_not_roots_is_not_run(probing_ppy, scene, script, accounts
         path.chmod(0o755)
     run('sh', '-c', change.format(uid=accounts.b.uid), cwd=theirs, check=True)
     said = explain(script('', 'cap_net_raw=i'), launcher=theirs / 'ppy')
-    assert said.error == (None if change == 'true' else 'refused by ppy')
+    assert said.error == 'refused by ppy'
     assert (scene / 'canary').exists() == (change == 'true')
+
+
+@pytest.mark.parametrize('check', ['', 'exit 126', 'echo ok one rule; kill -SEGV $$'])
+def test_check_that_ends_halfway_is_no_consent(probing_ppy, scene, script, check):
+    (scene / 'ppy').write_bytes(Path(probing_ppy.ppy).read_bytes())
+    (scene / 'ppy-check').write_text(f'#!/bin/sh\n{check}\n')
+    for path in scene / 'ppy', scene / 'ppy-check':
+        path.chmod(0o755)
+    said = explain(script('', 'cap_net_raw=i'), launcher=scene / 'ppy')
+    assert said.error == 'refused by ppy'
+    assert 'ppy-check: must say what holds' in str(said)
 
 
 def test_launcher_that_is_no_ppy_is_refused(program, script):
