@@ -246,7 +246,8 @@ static int stop_others(pid_t self)
 		used = 0;
 		atomic_store(&decision, OPEN);
 		unsigned long most = 0;
-		for (double end = now() + round; error == ETIMEDOUT && now() < end;) {
+		double end = now() + round;
+		do { /* once at least, however long this thread was kept from it */
 			error = ask_all(self, signal);
 			if (stopped > most) {
 				most = stopped;
@@ -254,7 +255,7 @@ static int stop_others(pid_t self)
 			}
 			if (error == ETIMEDOUT)
 				pause_for(100000);
-		}
+		} while (error == ETIMEDOUT && now() < end);
 	}
 	return error;
 }
