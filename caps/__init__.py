@@ -51,7 +51,7 @@ def _bit(member: str | int) -> int:
         bit = _BITS.get(member)
     except TypeError:  # a list, say
         raise TypeError(f'{member!r} is not the name or number of a capability') from None
-    if bit is None and isinstance(member, str):
+    if bit is None and isinstance(member, str) and member.isascii():
         name = member.lower()
         bit = _BITS.get(name, _BITS.get('cap_' + name))
     if bit is None:

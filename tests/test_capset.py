@@ -106,7 +106,9 @@ def test_a_list_is_not_the_name_of_a_capability():
             use(['cap_kill'])
 
 
-@pytest.mark.parametrize('number', [-1, libcap.BITS, 2**40, 1.5, None, '', ' cap_kill', 'cap_'])
+@pytest.mark.parametrize(
+    'number', [-1, libcap.BITS, 2**40, 1.5, None, '', ' cap_kill', 'cap_', '\u212aill']
+)
 def test_what_is_no_capability_is_refused(number):
     with pytest.raises(ValueError, match='is not a capability'):
         CapSet([number])
