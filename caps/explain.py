@@ -44,7 +44,7 @@ class Check:
 class Step:
     """One change of a process: by execve(2) of a program, or by ppy itself."""
 
-    program: str
+    what: str
     before: Process
     outcome: Outcome
 
@@ -89,7 +89,7 @@ class Explanation:
         parts.append(('The process', [*_of_process(self.actor.process, self.user or self.actor)]))
         if self.checks:
             parts.append(("ppy's checks", [*_of_checks(self.checks)]))
-        parts += [(step.program, [*_of_step(step)]) for step in self.steps]
+        parts += [(step.what, [*_of_step(step)]) for step in self.steps]
         if self.caveats:
             parts.append(('Not taken into account', [*self.caveats]))
         parts.append(('What to do', [*map(_of_advice, self.advice)] or ['nothing']))
@@ -118,7 +118,7 @@ class Explanation:
             },
             'steps': [
                 {
-                    'what': step.program,
+                    'what': step.what,
                     'before': _process_dict(step.before),
                     'after': step.outcome.process and _process_dict(step.outcome.process),
                     'error': errno.errorcode.get(step.outcome.error),
@@ -129,7 +129,7 @@ class Explanation:
             ],
             'error': self.error,
             'after': self.after and _process_dict(self.after),
-            'not_modelled': list(self.caveats),
+            'caveats': list(self.caveats),
             'advice': [
                 {'rule': one.rule, 'text': one.text, 'command': one.command} for one in self.advice
             ],

@@ -11,13 +11,15 @@ from caps import Caps
 STATE = {'text': 'str', 'effective': ['str'], 'permitted': ['str'], 'inheritable': ['str']}
 PROBLEMS = {'problems': ['str']}
 FILES = {'files': [{'path': 'str', 'marked': 'bool', **STATE, 'root_id': 'int'}], **PROBLEMS}
+IDS = {'real': 'int', 'effective': 'int', 'saved': 'int'}
+ALL_IDS = {**IDS, 'file_system': 'int'}
 PROCESS = {
     'pid': 'int',
     'parent': 'int',
     'name': 'str',
     'user': 'str',
-    'uids': ['int'],  # real, effective, saved, file system
-    'gids': ['int'],
+    'uid': ALL_IDS,
+    'gid': ALL_IDS,
     **STATE,
     'ambient': ['str'],
     'bounding': ['str'],
@@ -50,7 +52,6 @@ INSTALLATION = {
     'allow_root': 'bool',
     **PROBLEMS,
 }
-IDS = {'real': 'int', 'effective': 'int', 'saved': 'int'}
 MOMENT: dict[str, object] = {  # a process before or after an execve(2)
     'inheritable': ['str'],
     'permitted': ['str'],
@@ -104,7 +105,7 @@ EXPLANATION: dict[str, object] = {
     ],
     'error': 'str | null',
     'after | null': MOMENT,
-    'not_modelled': ['str'],
+    'caveats': ['str'],
     'advice': [{'rule': 'str', 'text': 'str', 'command': 'str | null'}],
     **PROBLEMS,
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from caps import IAB, Caps, CapSet
 from caps.process import SecureBits, comm, status
-from caps.schema import state
+from caps.schema import ALL_IDS, state
 
 SECCOMP = 'disabled', 'strict', 'filter'
 
@@ -53,8 +53,8 @@ class Process:
             'parent': self.parent,
             'name': self.name,
             'user': self.user,
-            'uids': self.uids,
-            'gids': self.gids,
+            'uid': dict(zip(ALL_IDS, self.uids, strict=True)),
+            'gid': dict(zip(ALL_IDS, self.gids, strict=True)),
             **state(self.caps),
             'ambient': list(self.iab.ambient),
             'bounding': list(self.iab.bounding),

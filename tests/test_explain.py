@@ -164,7 +164,7 @@ def test_account_is_a_document_too(program, as_b):
     assert document['error'] is None
     assert [*document] == [
         'file', 'interpreters', 'user', 'process', 'ppy', 'steps', 'error', 'after',
-        'not_modelled', 'advice',
+        'caveats', 'advice',
     ]  # fmt: skip
 
 
