@@ -112,14 +112,18 @@ def find(
     all_file_systems: also enter what is mounted below.
     watch: is called ten times a second until the search has ended.
     Returns a `Search`; every name of a file with several is found, and what cannot be read is
-    in its problems.  Raises OSError where there is no such directory; see xattr(7).
+    in its problems.  Raises OSError where there is no such directory, or no thread can be started;
+    see xattr(7).
     """
     name = os.fsencode(directory)
     info = os.stat(name)
     workers = min(WORKERS, len(os.sched_getaffinity(0)))
     search = Search(name, ANY_DEVICE if all_file_systems else info.st_dev, workers)
     for _ in range(workers):
-        threading.Thread(target=search.work, daemon=True).start()
+        try:
+            threading.Thread(target=search.work, daemon=True).start()
+        except RuntimeError:
+            raise OSError(errno.EAGAIN, 'no thread can be started, see ulimit -u') from None
     while not search.ended.wait(0.1 if watch else None):
         if watch:
             watch(search)

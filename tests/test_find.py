@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from conftest import needs, run
+from conftest import needs, needs_root, run
 
 from caps import Caps, _caps
 from caps.cli import main
@@ -240,6 +240,15 @@ def test_failure_of_a_thread_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(_caps, 'find_in', fail)
     with pytest.raises(MemoryError):
         find(tmp_path)
+
+
+@needs_root
+def test_limit_of_processes_is_a_refusal(system_venv, accounts):
+    command = ['prlimit', '--nproc=1', system_venv / 'bin/caps', 'find', '/etc/ssl']
+    done = run(*command, account=accounts.b)
+    assert (done.returncode, done.stdout) == (1, '')
+    assert done.stderr.endswith('no thread can be started, see ulimit -u\n')
+    assert 'Traceback' not in done.stderr
 
 
 def test_progress_is_shown_after_a_second_and_taken_away():
