@@ -63,7 +63,7 @@ MOMENT: dict[str, object] = {  # a process before or after an execve(2)
     'groups': ['int'],
     'securebits': ['str'],
     'no_new_privs': 'bool',
-    'namespace_root': 'int | null',
+    'namespace_root': 'int',  # -1 where it has none
 }
 EXECUTABLE = {
     'path': 'str',
@@ -80,7 +80,7 @@ EXECUTABLE = {
         'effective': 'bool',  # the flag
         'root_id': 'int',
     },
-    'mount': {'point': 'str', 'type': 'str', 'nosuid': 'bool', 'noexec': 'bool'},
+    'mount': {'point': 'str | null', 'type': 'str', 'nosuid': 'bool', 'noexec': 'bool'},
     'shebang': 'str | null',
     'is_program': 'bool',
 }

@@ -270,6 +270,14 @@ def test_process_in_another_user_namespace_is_told(capsys):
         assert f'user namespace {found["user_namespace"]}' in capsys.readouterr().out
 
 
+@needs('cap_sys_admin')
+def test_file_of_another_mount_namespace_has_no_mount_point(tmp_path, capsys):
+    lay = f'mount -t tmpfs none {tmp_path} && cp /bin/true {tmp_path} && echo && exec sleep 100'
+    with process('unshare', '--mount', 'sh', '-c', lay) as pid:
+        found = from_json(capsys, 'explain', f'/proc/{pid}/root{tmp_path}/true')['file']
+    assert (found['mount']['point'], found['mount']['nosuid']) == (None, True)
+
+
 @pytest.mark.parametrize(
     ('members', 'words'),
     [
