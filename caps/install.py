@@ -102,14 +102,13 @@ def install(
     allow_root: launch scripts that belong to root as well
 
     Returns what `status` does.
-    Raises InstallError where the result would not work or not be
-    safe, and ValueError for what is no capability; see capabilities(7).
+    Raises InstallError where the result would not work or not be safe, and ValueError for what is
+    no capability; see capabilities(7).
     """
     _require_root()
     plan = _installation(prefix, name)
     plan.original = _without_links(sys.executable if interpreter is None else interpreter)
-    is_all = allow is None or allow.lower() == 'all'
-    plan.allowed = CapSet.all() if is_all else CapSet(allow or ())
+    plan.allowed = CapSet.all() if allow is None or allow.lower() == 'all' else CapSet(allow)
     plan.setuid, plan.allow_root = setuid, allow_root
     gid = _group_id(group)
     _refuse(_obstacles(plan))
