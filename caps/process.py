@@ -6,6 +6,7 @@ from _collections_abc import Iterable, Iterator, MutableSet
 from _thread import get_native_id
 
 from caps import IAB, Caps, CapSet, _caps, first_broken
+from caps.proc import comm, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,18 +132,6 @@ def set_no_new_privs(*, all_threads: bool = True) -> None:
     PR_SET_NO_NEW_PRIVS in prctl(2).
     """
     _make([_NO_NEW_PRIVS], all_threads)
-
-
-def status(directory: str) -> dict[str, str]:
-    """The status of a thread in /proc, whose name need not be UTF-8; see proc(5)."""
-    with open(f'{directory}/status', errors='surrogateescape', newline='\n') as file:
-        return {name: value.strip() for name, _, value in (line.partition(':') for line in file)}
-
-
-def comm(directory: str) -> str:
-    """The name of a thread; see proc(5)."""
-    with open(f'{directory}/comm', errors='surrogateescape', newline='\n') as file:
-        return file.read()[:-1]
 
 
 def apply(state: 'Caps | IAB', *, all_threads: bool = False) -> None:
@@ -312,9 +301,11 @@ def drop(
     threads do not answer, and RuntimeError where a way back was found.
     See capabilities(7), setresuid(2), setgroups(2).
     """
+    from caps.accounts import id_of, ids_of
+
     kept = CapSet(keep)
-    uid, gid = _ids(user, group)
-    gids = [_id('group', one) for one in groups]
+    uid, gid = ids_of(user, group)
+    gids = [id_of('group', one) for one in groups]
     before = Caps.from_process()
     is_new = uid is not None or gid is not None or bool(gids)
     _check_drop(kept, before.permitted, uid, gid, is_new)
@@ -338,33 +329,6 @@ def drop(
     _check_threads(kept, uid, gid)
     _try_to_return(kept, before, ids, uid, gid)
     return IAB.from_process().bounding
-
-
-def _id(kind: str, name: str | int) -> int:
-    """The number of a user or group."""
-    if isinstance(name, int):
-        if 0 <= name < 2**32 - 1:  # which setresuid(2) takes for no change
-            return name
-        raise LookupError(f'{name} is not the number of a {kind}')
-    import grp
-    import pwd
-
-    try:
-        return pwd.getpwnam(name).pw_uid if kind == 'user' else grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise LookupError(f'there is no {kind} {name!r}') from None
-
-
-def _ids(user: str | int | None, group: str | int | None) -> tuple[int | None, int | None]:
-    uid = None if user is None else _id('user', user)
-    if group is not None or uid is None:
-        return uid, None if group is None else _id('group', group)
-    import pwd
-
-    try:
-        return uid, pwd.getpwuid(uid).pw_gid
-    except KeyError:
-        raise LookupError(f'user {uid} has no account: name the group too') from None
 
 
 def _check_drop(
@@ -495,10 +459,12 @@ def command(
     """
     import errno
 
+    from caps.accounts import id_of, ids_of
+
     if isinstance(argv, (str, bytes)) or not argv:
         raise ValueError(f'{argv!r} is not a program and its arguments')
-    uid, gid = _ids(user, group)
-    gids = [_id('group', one) for one in groups]
+    uid, gid = ids_of(user, group)
+    gids = [id_of('group', one) for one in groups]
     now = IAB.from_process()
     after = now.copy()
     after.ambient = ambient

@@ -1,0 +1,44 @@
+"""Users and groups by name and by number; see passwd(5) and group(5)."""
+
+import grp
+import pwd
+
+
+def id_of(kind: str, name: str | int) -> int:
+    """The number of a user or group.
+
+    kind: user or group.
+    name: its name or number.
+    Raises LookupError where there is no such account, or the number is none.
+    """
+    if isinstance(name, int):
+        if 0 <= name < 2**32 - 1:  # which setresuid(2) takes for no change
+            return name
+        raise LookupError(f'{name} is not the number of a {kind}')
+    try:
+        return pwd.getpwnam(name).pw_uid if kind == 'user' else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise LookupError(f'there is no {kind} {name!r}') from None
+
+
+def ids_of(user: str | int | None, group: str | int | None) -> tuple[int | None, int | None]:
+    """The numbers of a user and a group; by default the group is that of the user's account.
+
+    user, group: names or numbers, None for none.
+    Raises LookupError where there is no such account.
+    """
+    uid = None if user is None else id_of('user', user)
+    if group is not None or uid is None:
+        return uid, None if group is None else id_of('group', group)
+    try:
+        return uid, pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        raise LookupError(f'user {uid} has no account: name the group too') from None
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or the number in text where the user has no account."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
