@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = build/venv/bin
 SOURCES = setup.py pyproject.toml $(wildcard ext/* wrapper/*)
-MODULES = $(wildcard caps/*.py*)
+MODULES = $(shell find caps -name "*.py*")
 C_FILES = $(wildcard ext/*.[ch] wrapper/*.[ch] tests/*.c bench/*.c)
 # Debian's names; on another system their equivalents must be there already.
 PACKAGES = gcc libc6-dev libcap-dev libcap2-bin passwd python3-dev python3-venv util-linux

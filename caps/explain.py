@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from caps import Caps, CapSet
-from caps.execve import FileCaps, Outcome, Process, Reason, execve, ppy_state
+from caps.execve import Outcome, Reason, execve, ppy_state
 from caps.facts import (
     SIZE,
     Actor,
@@ -24,8 +24,10 @@ from caps.facts import (
     look_at_process,
     vanishing_libraries,
 )
-from caps.install import LAUNCHER_CAPS, NAME, PREFIX, means_all, read_record, strangers
 from caps.show import in_words
+from caps.system.launcher import LAUNCHER_CAPS, NAME, PREFIX, means_all, read_record
+from caps.system.path import strangers
+from caps.system.types import FileCaps, Process
 
 ACTIVATE = 'caps.Caps.from_process().activate().apply()'
 SETS = 'inheritable', 'permitted', 'effective', 'ambient', 'bounding'

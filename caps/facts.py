@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from caps import IAB, Caps, CapSet
-from caps.execve import File, FileCaps, Ids, Process, UserNamespace
-from caps.process import SecureBits, comm, status
+from caps import IAB, Caps, CapSet, SecureBits
+from caps.proc import comm, status
+from caps.system.types import File, FileCaps, Ids, Process, UserNamespace
 
 HEAD = 256  # what the kernel reads of a file to recognise it
 DEPTH = 7  # one more than the kernel follows

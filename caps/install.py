@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 import tempfile
@@ -17,18 +16,22 @@ from functools import cached_property
 from pathlib import Path
 
 from caps import IAB, Caps, CapSet
+from caps.system.launcher import (
+    ALLOW_ROOT,
+    LAUNCHER_CAPS,
+    MAGIC,
+    NAME,
+    PREFIX,
+    RECORD,
+    means_all,
+    read_record,
+)
+from caps.system.path import NOBODY, strangers, way
 
 __all__ = ['InstallError', 'Installation', 'install', 'remove', 'status']
 
-PREFIX = '/usr/local'
-NAME = 'ppy'
-LAUNCHER_CAPS = Caps('cap_setgid,cap_setuid,cap_setpcap,cap_dac_override=ep')
 INSTALLER_CAPS = CapSet('cap_chown,cap_fowner,cap_setgid,cap_setuid,cap_setfcap')
-MAGIC = b'caps-ppy-record1'
 File = str | os.PathLike[str]
-RECORD = struct.Struct('=16sI4096s4096s')  # whatever can be opened is shorter than PATH_MAX
-ALLOW_ROOT = 1
-NOBODY = 65534  # the kernel's overflow id
 
 
 class InstallError(Exception):
@@ -227,11 +230,6 @@ def _group_id(group: str | None) -> int:
         raise InstallError(f'there is no group {group!r}: groupadd {group}') from None
 
 
-def means_all(allowed: CapSet) -> bool:
-    """Whether these are all capabilities of this kernel, or of an older one: 3.16 had 38."""
-    return allowed.mask.bit_length() >= 38 and not allowed.mask & (allowed.mask + 1)
-
-
 def _obstacles(plan: Installation) -> Iterator[str]:
     """Why a planned installation must not be begun."""
     if missing := LAUNCHER_CAPS.permitted - IAB.from_process().bounding:
@@ -275,40 +273,13 @@ def _interpreter_flaws(path: str) -> Iterator[str]:
 
 def _directory_flaws(directory: str) -> Iterator[str]:
     """What is wrong with a directory, or with the way to where it would be, for all to use."""
-    for path, info in _way(directory):
+    for path, info in way(directory):
         if not info.st_mode & 0o001:
             yield (
                 f'{path} is closed to other accounts, which run the scripts: '
                 'choose another --interpreter or --prefix'
             )
     yield from strangers(directory)
-
-
-def strangers(directory: str) -> Iterator[str]:
-    """Who else than root can change what a path without links leads to."""
-    for path, info in _way(directory):
-        if not stat.S_ISDIR(info.st_mode):
-            yield f'{path} is no directory'
-        if info.st_uid == NOBODY:
-            yield (
-                f'{path} belongs to nobody, or to an account that this user namespace does not '
-                'have: use another directory'
-            )
-        elif info.st_uid:
-            yield f'{path} belongs to uid {info.st_uid}, not to root: chown root {path}'
-        is_sticky = info.st_mode & stat.S_ISVTX
-        is_open = info.st_mode & 0o022 and not (is_sticky and path != directory)
-        if is_open and stat.S_ISDIR(info.st_mode):
-            # What is sticky, such as /tmp, is to stay open.
-            mend = 'use another directory' if is_sticky else f'chmod go-w {path}'
-            yield f'others than root can write to {path}: {mend}'
-
-
-def _way(directory: str) -> Iterator[tuple[str, os.stat_result]]:
-    """From the root to a directory, as far as there is one; each is looked at after those above."""
-    for path in (*reversed(Path(directory).parents), Path(directory)):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            yield str(path), path.lstat()
 
 
 def _place_flaws(directory: str) -> Iterator[str]:
@@ -390,16 +361,6 @@ def _prove(launcher: str, script: str) -> None:
                 'an --interpreter whose libraries are where the system has them'
             )
         raise InstallError(f'the new ppy cannot launch a script: {reason}')
-
-
-def read_record(path: str) -> tuple[int, str, str] | None:
-    """Flags, capped copy and original interpreter of a ppy; None for any other file."""
-    content = Path(path).read_bytes() if os.path.isfile(path) else b''
-    start = content.find(MAGIC)
-    if start < 0 or len(content) < start + RECORD.size:
-        return None
-    _, flags, capped, original = RECORD.unpack_from(content, start)
-    return flags, os.fsdecode(capped.rstrip(b'\0')), os.fsdecode(original.rstrip(b'\0'))
 
 
 def _previous(found: Installation) -> list[str]:

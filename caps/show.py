@@ -1,13 +1,13 @@
 """The capability state of processes, as /proc tells it."""
 
 import os
-import pwd
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from caps import IAB, Caps, CapSet
-from caps.process import SecureBits, comm, status
+from caps import IAB, Caps, CapSet, SecureBits
+from caps.accounts import user_name
+from caps.proc import comm, status
 from caps.schema import ALL_IDS, state
 
 SECCOMP = 'disabled', 'strict', 'filter'
@@ -32,10 +32,7 @@ class Process:
     @property
     def user(self) -> str:
         """The account of the effective user id, or the number where it has none."""
-        try:
-            return pwd.getpwuid(self.uids[1]).pw_name
-        except KeyError:
-            return str(self.uids[1])
+        return user_name(self.uids[1])
 
     def notes(self) -> Iterator[str]:
         """What else limits the process, in words."""

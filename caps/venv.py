@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caps import IAB, Caps, CapSet
+from caps.accounts import user_name
 from caps.schema import state
+from caps.system.path import NOBODY
 
 UNMARKED = '.unmarked'  # what the name of a link has while the copy is in its place
-NOBODY = 65534  # the kernel's overflow id
 PROOF = "import os, sys; print(sys.prefix, open('/proc/self/status').read(), sep='\\n')"
 
 
@@ -208,7 +209,7 @@ def _require_member(path: str, bin_: int, gid: int | None) -> None:
         if gid in os.getgrouplist(owner.pw_name, owner.pw_gid):
             return
     group = grp.getgrgid(gid).gr_name
-    raise VenvError(f'{path} runs code of {_user(uid)}, who is no member of {group}')
+    raise VenvError(f'{path} runs code of {user_name(uid)}, who is no member of {group}')
 
 
 def _accounts(bin_: int, gid: int | None) -> Iterator[dict[str, Any]]:
@@ -240,7 +241,7 @@ def _content(path: str, bin_: int, name: str, gid: int | None) -> bytes:
     except OSError as error:
         raise VenvError(f'{program} leads to no program: {error.strerror}') from None
     if uid not in (0, os.geteuid(), os.fstat(bin_).st_uid):
-        raise VenvError(f'{program} leads to a program of {_user(uid)}')
+        raise VenvError(f'{program} leads to a program of {user_name(uid)}')
     reason = ''
     for account in _accounts(bin_, gid):
         done = _run(['cat', '--', program], account)
@@ -332,14 +333,7 @@ def _environment(path: str, bin_: int, name: str, caps: Caps, group: str | None)
         unmarked=unmarked and f'{path}/bin/{unmarked}',
         caps=caps,
         names=names,
-        owner=_user(os.fstat(bin_).st_uid),
+        owner=user_name(os.fstat(bin_).st_uid),
         group=group,
         closed=_closed(path),
     )
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

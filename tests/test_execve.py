@@ -8,6 +8,7 @@ import ctypes
 import os
 import pickle
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -22,10 +23,11 @@ from typing import NamedTuple
 import pytest
 from conftest import needs
 
-from caps import IAB, Caps, CapSet, execve, set_no_new_privs
-from caps.execve import File, FileCaps, Ids, Process, UserNamespace
-from caps.process import SecureBits
+from caps import IAB, Caps, CapSet, SecureBits, execve, set_no_new_privs
+from caps.system import types as model_types
+from caps.system.types import File, FileCaps, Ids, Process, UserNamespace
 
+MODEL_TYPES = re.compile(r'from caps\.system\.types import .*')
 libc = ctypes.CDLL(None, use_errno=True)
 NEW_USER, NEW_MOUNT = 0x10000000, 0x00020000
 MS_NOSUID, MS_NOEXEC, MS_REC, MS_PRIVATE, MNT_DETACH = 2, 8, 0x4000, 1 << 18, 2
@@ -383,11 +385,12 @@ def test_every_rule_has_a_say(executed):
 @needs_a_machine
 @pytest.mark.parametrize(('right', 'wrong'), MUTATIONS, ids=map(' -> '.join, MUTATIONS))
 def test_a_wrong_rule_would_be_noticed(executed, right, wrong, monkeypatch):
-    source = Path(execve.__file__).read_text()
-    assert source.count(right) == 1
+    sources = [Path(module.__file__).read_text() for module in (model_types, execve)]
+    assert ''.join(sources).count(right) == 1
     model = types.ModuleType('wrong')
     monkeypatch.setitem(sys.modules, 'wrong', model)
-    exec(source.replace(right, wrong), model.__dict__)
+    for source in sources:
+        exec(MODEL_TYPES.sub('', source).replace(right, wrong), model.__dict__)
     assert any(one.mismatch(model) for one in executed)
 
 

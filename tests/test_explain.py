@@ -14,9 +14,9 @@ import pytest
 from conftest import needs, needs_root, python, run
 
 from caps import Caps, CapSet
-from caps.execve import FileCaps
 from caps.explain import SETS, explain
 from caps.install import install, remove
+from caps.system.types import FileCaps
 
 pytestmark = [needs_root, needs('cap_net_raw', 'cap_setpcap')]
 SHORT = {

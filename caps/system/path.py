@@ -1,0 +1,36 @@
+"""The way from the root to a path: who owns each directory and who can change it."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+NOBODY = 65534  # the kernel's overflow id
+
+
+def strangers(directory: str) -> Iterator[str]:
+    """Who else than root can change what a path without links leads to."""
+    for path, info in way(directory):
+        if not stat.S_ISDIR(info.st_mode):
+            yield f'{path} is no directory'
+        if info.st_uid == NOBODY:
+            yield (
+                f'{path} belongs to nobody, or to an account that this user namespace does not '
+                'have: use another directory'
+            )
+        elif info.st_uid:
+            yield f'{path} belongs to uid {info.st_uid}, not to root: chown root {path}'
+        is_sticky = info.st_mode & stat.S_ISVTX
+        is_open = info.st_mode & 0o022 and not (is_sticky and path != directory)
+        if is_open and stat.S_ISDIR(info.st_mode):
+            # What is sticky, such as /tmp, is to stay open.
+            mend = 'use another directory' if is_sticky else f'chmod go-w {path}'
+            yield f'others than root can write to {path}: {mend}'
+
+
+def way(directory: str) -> Iterator[tuple[str, os.stat_result]]:
+    """From the root to a directory, as far as there is one; each is looked at after those above."""
+    for path in (*reversed(Path(directory).parents), Path(directory)):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield str(path), path.lstat()

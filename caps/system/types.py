@@ -1,0 +1,147 @@
+"""The plain types of the model of execve(2): what of a process and of a file has a say in it."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from caps import IAB, Caps, CapSet, SecureBits
+
+EVERY_ID = (range(2**32 - 1),)
+
+
+class Ids(NamedTuple):
+    """The user or the group ids of a process; see credentials(7)."""
+
+    real: int
+    effective: int
+    saved: int
+
+
+ROOT = Ids(0, 0, 0)
+
+
+@dataclass(frozen=True)
+class UserNamespace:
+    """The user namespace of a process; by default the initial one.
+
+    roots: the id that is 0 in this namespace, then in each that contains it; -1 for none
+    uids, gids: the ids that have a mapping in it
+    """
+
+    roots: tuple[int, ...] = (0,)
+    uids: tuple[range, ...] = EVERY_ID
+    gids: tuple[range, ...] = EVERY_ID
+
+    def maps(self, uid: int, gid: int) -> bool:
+        """Whether both a user and a group exist in this namespace.
+
+        uid, gid: their numbers, as the observer has them; see user_namespaces(7).
+        """
+        return any(uid in ids for ids in self.uids) and any(gid in ids for ids in self.gids)
+
+
+@dataclass(frozen=True)
+class Process:
+    """What of a process's state has a say in execve(2).
+
+    effective, permitted, inheritable, ambient, bounding: its sets; see capabilities(7)
+    uid, gid: its ids
+    groups: its supplementary groups
+    securebits, no_new_privs: see prctl(2)
+    namespace: the user namespace that it is in
+    """
+
+    effective: CapSet = field(default_factory=CapSet)
+    permitted: CapSet = field(default_factory=CapSet)
+    inheritable: CapSet = field(default_factory=CapSet)
+    ambient: CapSet = field(default_factory=CapSet)
+    bounding: CapSet = field(default_factory=CapSet.all)
+    uid: Ids = ROOT
+    gid: Ids = ROOT
+    groups: frozenset[int] = frozenset()
+    securebits: SecureBits = field(default_factory=SecureBits)
+    no_new_privs: bool = False
+    namespace: UserNamespace = UserNamespace()
+
+    @property
+    def all_groups(self) -> set[int]:
+        """Every group that the process acts as a member of."""
+        return {self.gid.effective, *self.groups}
+
+    @classmethod
+    def of(cls, caps: Caps, iab: IAB, **facts: Any) -> Process:
+        """The process with these sets.
+
+        caps, iab: the five sets
+        facts: the other fields
+        """
+        three = caps.effective, caps.permitted, caps.inheritable
+        return cls(*three, iab.ambient, iab.bounding, **facts)
+
+
+@dataclass(frozen=True)
+class FileCaps:
+    """A security.capability attribute, which has no effective set but one flag for it.
+
+    permitted, inheritable: its sets; see capabilities(7), "File capabilities"
+    effective: the flag
+    root_id: the user id that is root in the user namespace that it is for, 0 for all
+    """
+
+    permitted: CapSet = field(default_factory=CapSet)
+    inheritable: CapSet = field(default_factory=CapSet)
+    effective: bool = False
+    root_id: int = 0
+
+    @classmethod
+    def of(cls, caps: Caps) -> FileCaps | None:
+        """What `caps.Caps.from_file` found or `caps.Caps.apply` would write.
+
+        caps: the state.
+        Returns None for that of an unmarked file.
+        """
+        if caps.marked is False:
+            return None
+        return cls(caps.permitted, caps.inheritable, bool(caps.effective), caps.root_id)
+
+    @classmethod
+    def from_xattr(cls, value: bytes) -> FileCaps:
+        """The attribute as getxattr(2) has it.
+
+        value: its bytes.
+        Raises ValueError where they are malformed.
+        """
+        size = {1: 12, 2: 20, 3: 24}.get(value[3] if len(value) > 3 else 0)
+        if len(value) != size:
+            raise ValueError('security.capability is malformed')
+        magic, *words, root_id = struct.unpack('<6I', value.ljust(24, b'\0'))
+        permitted, inheritable = words[0] | words[2] << 32, words[1] | words[3] << 32
+        sets = CapSet.from_mask(permitted), CapSet.from_mask(inheritable)
+        return cls(*sets, bool(magic & 1), root_id)
+
+
+@dataclass(frozen=True)
+class File:
+    """What of a file has a say in execve(2).
+
+    path: what the reasons call it
+    mode, uid, gid: permissions with the set-id bits, and the owner; see inode(7)
+    caps: its capabilities, None for none
+    nosuid: also where the mount is another mount namespace's, or a user namespace's that does
+    not contain the process
+    noexec: whether the mount executes nothing
+    interpreter: the program that the first line of a script names
+    is_program: whether the kernel can run it, be it through its interpreter
+    """
+
+    path: str
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    caps: FileCaps | None = None
+    nosuid: bool = False
+    noexec: bool = False
+    interpreter: File | None = None
+    is_program: bool = True
