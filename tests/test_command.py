@@ -189,7 +189,7 @@ def test_a_typo_is_refused_with_the_nearest_name():
 
 SCENE = """
 import itertools, os, subprocess, sys
-from caps import IAB, Caps, CapSet, SecureBits, command, process, set_no_new_privs
+from caps import IAB, Caps, CapSet, SecureBits, command, set_no_new_privs
 
 IDS = 'cap_setuid,cap_setgid'
 NOBODY = 65534

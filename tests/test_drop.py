@@ -10,7 +10,7 @@ from caps import CapSet
 
 CODE = """
 import os, sys, threading, time
-import caps.process
+import caps.dropping
 from caps import IAB, Caps, CapSet, SecureBits, drop, raised, set_no_new_privs
 from inside import *
 
@@ -59,7 +59,7 @@ def test_the_system_calls_alone_change_one_thread():
 from ctypes import CDLL
 before = seen('CapPrm')
 Caps('cap_setuid=ep').apply()
-CDLL(None).syscall(caps.process._caps.SETRESUID, 65534, 65534, 65534)
+CDLL(None).syscall(caps.dropping._caps.SETRESUID, 65534, 65534, 65534)
 assert seen('CapPrm') == before | {0}
 assert seen('Uid') == {'0\\t0\\t0\\t0', '65534\\t65534\\t65534\\t65534'}
 leave()
@@ -288,7 +288,7 @@ def test_a_way_back_is_found(call, options, reason):
     the status in /proc shows of it is taken out of the comparison."""
     printed = child(f"""
 from caps import _caps
-make, check = _caps.system_calls, caps.process._check_threads
+make, check = _caps.system_calls, caps.dropping._check_threads
 
 class Leaky:
     def __getattr__(self, name):
@@ -300,8 +300,8 @@ class Leaky:
             calls = [(*one[:3], -1) if one[0] == number else one for one in calls]
         return make(calls, all_threads)
 
-caps.process._caps = Leaky()
-caps.process._check_threads = lambda kept, uid, gid: check(kept, None, None)
+caps.dropping._caps = caps.threads._caps = Leaky()
+caps.dropping._check_threads = lambda kept, uid, gid: check(kept, None, None)
 try:
     drop({options})
 except RuntimeError as error:
@@ -324,8 +324,8 @@ class Leaky:
     def system_calls(self, calls, all_threads):
         return make(calls[:-1] if all_threads else calls, all_threads)
 
-caps.process._caps = Leaky()
-caps.process._check_threads = lambda *ignored: None
+caps.dropping._caps = caps.threads._caps = Leaky()
+caps.dropping._check_threads = lambda *ignored: None
 try:
     drop()
 except RuntimeError as error:
@@ -348,7 +348,7 @@ class Leaky:
     def system_calls(self, calls, all_threads):
         return make(calls, False)
 
-caps.process._caps = Leaky()
+caps.dropping._caps = caps.threads._caps = Leaky()
 try:
     drop()
 except RuntimeError as error:

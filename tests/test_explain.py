@@ -308,7 +308,7 @@ def test_cap_add_gives_a_user_nothing(program, accounts, as_b):
 
 
 AMBIENT = """
-from caps.process import SecureBits
+from caps import SecureBits
 iab = IAB.from_process()
 iab.inheritable = iab.ambient = ['cap_net_raw']
 SecureBits(['no_setuid_fixup', 'keep_caps']).apply()

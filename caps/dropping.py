@@ -1,0 +1,135 @@
+"""drop: give up privilege for good, in every thread; see capabilities(7) and setresuid(2)."""
+
+import os
+import sys
+from _collections_abc import Iterable
+
+from caps import _caps
+from caps.accounts import id_of, ids_of
+from caps.capset import CapSet
+from caps.iab import IAB
+from caps.proc import status
+from caps.secbits import SecureBits
+from caps.state import Caps
+from caps.threads import (
+    NO_NEW_PRIVS,
+    capset,
+    drop_bounding,
+    prctl,
+    require_permitted,
+    run_calls,
+    thread_name,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from caps.capset import Members
+    from caps.threads import Step
+
+
+def drop(
+    keep: 'Members' = (),
+    user: str | int | None = None,
+    group: str | int | None = None,
+    groups: 'Iterable[str | int]' = (),
+    *,
+    no_new_privs: bool = False,
+) -> CapSet:
+    """Give up privilege for good in every thread, as a daemon that was started as root does.
+
+    keep: what stays permitted and effective; inheritable and ambient become empty, and so does
+    bounding where cap_setpcap is permitted.
+    user, group: names or numbers to become; the group of a user is by default that of the account.
+    groups: the supplementary groups of a new user or group; without either they stay if empty.
+    no_new_privs: also keep execve(2) from giving any privilege again.
+    Returns the bounding set that is left: not empty if cap_setpcap was missing.
+    Raises, before anything is changed, OSError with EPERM for what the process may not do,
+    LookupError for an unknown account; afterwards OSError that says how far it got, also where
+    threads do not answer, and RuntimeError where a way back was found.
+    See capabilities(7), setresuid(2), setgroups(2).
+    """
+    kept = CapSet(keep)
+    uid, gid = ids_of(user, group)
+    gids = [id_of('group', one) for one in groups]
+    before = Caps.from_process()
+    is_new = uid is not None or gid is not None or bool(gids)
+    _check_drop(kept, before.permitted, uid, gid, is_new)
+    require_permitted(before.permitted)
+    steps = [capset(before.permitted.mask, before.permitted.mask, 0)]
+    if 'cap_setpcap' in before.permitted:
+        steps += drop_bounding(CapSet.all())
+    if is_new and sorted(gids) != sorted(os.getgroups()):
+        packed = b''.join(one.to_bytes(4, sys.byteorder) for one in gids)
+        steps.append((f'setgroups({gids})', (_caps.SETGROUPS, len(gids), packed)))
+    if gid is not None:
+        steps.append((f'setresgid to {gid}', (_caps.SETRESGID, gid, gid, gid)))
+    if uid is not None:
+        keeping = prctl('keeping capabilities', _caps.PR_SET_KEEPCAPS, 1)
+        steps += [keeping] if kept and uid else []
+        steps.append((f'setresuid to {uid}', (_caps.SETRESUID, uid, uid, uid)))
+        steps += [prctl('keeping no more', _caps.PR_SET_KEEPCAPS, 0)] if kept and uid else []
+    steps.append(capset(kept.mask, kept.mask, 0))
+    ids = os.getresuid(), os.getresgid()
+    run_calls(steps + [NO_NEW_PRIVS] * no_new_privs, all_threads=True)
+    _check_threads(kept, uid, gid)
+    _try_to_return(kept, before, ids, uid, gid)
+    return IAB.from_process().bounding
+
+
+def _check_drop(
+    kept: CapSet, permitted: CapSet, uid: int | None, gid: int | None, is_new: bool
+) -> None:
+    needed = CapSet()
+    if uid is not None and {uid} != set(os.getresuid()):
+        needed.add('cap_setuid')
+    if is_new:
+        needed.add('cap_setgid')
+    import errno
+
+    if missing := kept - permitted:
+        raise OSError(errno.EPERM, f'{missing} cannot be kept: it is not permitted')
+    if missing := needed - permitted:
+        raise OSError(errno.EPERM, f'ids cannot be changed: {missing} is not permitted')
+    if kept and uid and 'keep_caps_locked' in SecureBits.from_process():
+        raise OSError(errno.EPERM, f'{kept} cannot be kept: the secure bit keep_caps is locked')
+
+
+def _check_threads(kept: CapSet, uid: int | None, gid: int | None) -> None:
+    """RuntimeError unless every thread is what drop() promised."""
+    wanted = dict.fromkeys(('CapEff', 'CapPrm'), kept.mask) | dict.fromkeys(('CapInh', 'CapAmb'), 0)
+    for thread in os.listdir('/proc/self/task'):
+        try:
+            fields = status(f'/proc/self/task/{thread}')
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            continue
+        if fields['State'][0] in 'ZX':  # so has this one, though it is listed
+            continue
+        sets = {name: int(fields[name], 16) for name in wanted}
+        ids = {'Uid': uid, 'Gid': gid}
+        if sets != wanted or any(
+            new is not None and set(fields[name].split()) != {str(new)} for name, new in ids.items()
+        ):
+            found = ', '.join(f'{name} {fields[name]}' for name in (*ids, *wanted))
+            raise RuntimeError(f'thread {thread_name(int(thread))} did not drop: {found}')
+
+
+def _try_to_return(
+    kept: CapSet,
+    before: Caps,
+    ids: tuple[tuple[int, int, int], tuple[int, int, int]],
+    uid: int | None,
+    gid: int | None,
+) -> None:
+    """RuntimeError if the calling thread can take back what it was, by what it did not keep."""
+    ways: list[Step] = []
+    for number, capability, now, old in (
+        (_caps.SETRESUID, 'cap_setuid', uid, ids[0]),
+        (_caps.SETRESGID, 'cap_setgid', gid, ids[1]),
+    ):
+        if now is not None and capability not in kept:
+            ways += [(f'id {one}', (number, -1, one, -1)) for one in {0, *old} - {now}]
+    if before.permitted != kept:
+        ways.append(capset(before.permitted.mask, before.permitted.mask, 0))
+    for what, call in ways:
+        if _caps.system_calls([call], False) is None:
+            raise RuntimeError(f'there is a way back to {what}')

@@ -1,0 +1,333 @@
+"""Caps: the three sets of a thread or of a file; see cap_get_proc(3) and cap_get_file(3)."""
+
+import os
+import stat
+
+from caps import _caps
+from caps.capset import CapSet, mask_of
+from caps.text import parse, written
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol, TypeVar
+
+    from caps.capset import Members
+
+    class HasFileno(Protocol):
+        def fileno(self) -> int: ...
+
+    Result = TypeVar('Result')
+    File = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int | HasFileno
+
+
+class Member:
+    """One set of a state; assigning to it replaces its members, never the set itself."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.slot = '_' + name
+
+    def __get__(self, state: object, owner: type) -> CapSet:
+        return getattr(state, self.slot)  # type: ignore[no-any-return]
+
+    def __set__(self, state: object, members: 'Members') -> None:
+        getattr(state, self.slot).mask = mask_of(members)
+
+
+class State:
+    """What a state of named sets can do whichever sets they are."""
+
+    __slots__ = ()
+
+    _sets: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> CapSet:
+        if name not in self._sets:
+            raise KeyError(name)
+        members: CapSet = getattr(self, name)
+        return members
+
+    def __setitem__(self, name: str, members: 'Members') -> None:
+        self[name].mask = mask_of(members)
+
+    def __bool__(self) -> bool:
+        return any(self[name] for name in self._sets)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(self[name] == other[name] for name in self._sets)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({str(self)!r})'
+
+
+class Caps(State):
+    """The effective, permitted and inheritable sets of a process or a file; libcap's cap_t.
+
+    Each set is a `CapSet`, as an attribute and as an item: ``caps.effective`` is
+    ``caps['effective']``.  ``str(caps)`` is libcap's text, which setcap(8) takes and getcap(8)
+    prints; ``bool(caps)`` is whether any set has a member.  Two are equal when their sets and root
+    ids are, unlike cap_compare(3), which sees only the sets.
+
+    text: capability text as cap_from_text(3) takes it, or another `Caps` to copy.
+    effective, permitted, inheritable: members added to what the text gives.
+    root_id: the attribute; without it that of the `Caps` which is copied, else 0.
+    Raises ValueError for text that libcap rejects.
+    """
+
+    __slots__ = ('_effective', '_inheritable', '_permitted', 'marked', 'root_id')
+    _sets = ('effective', 'permitted', 'inheritable')
+
+    effective = Member()
+    permitted = Member()
+    inheritable = Member()
+
+    root_id: int
+    """The user id that is root in the namespace a file's capabilities are for, 0 for all
+    (capabilities(7), "Namespaced file capabilities"); written by `apply`."""
+
+    marked: bool | None
+    """Whether the file that this was read from has capabilities at all, be they empty; None
+    for what was not read from a file."""
+
+    def __init__(
+        self,
+        text: 'str | Caps' = '',
+        *,
+        effective: 'Members' = (),
+        permitted: 'Members' = (),
+        inheritable: 'Members' = (),
+        root_id: int | None = None,
+    ) -> None:
+        self.root_id = 0
+        self.marked = None
+        if isinstance(text, Caps):
+            sets = {name[0]: text[name].mask for name in self._sets}
+            self.root_id, self.marked = text.root_id, text.marked
+        else:
+            try:
+                sets = parse(text)
+            except ValueError as error:
+                raise ValueError(f'{text!r} is not capability text: {error}') from None
+            except (AttributeError, TypeError):
+                kind = type(text).__name__
+                raise TypeError(
+                    f'capability text is a str, such as cap_kill=p, not {kind}'
+                ) from None
+        if root_id is not None:
+            self.root_id = root_id
+        self._effective = CapSet.from_mask(sets['e'] | mask_of(effective))
+        self._permitted = CapSet.from_mask(sets['p'] | mask_of(permitted))
+        self._inheritable = CapSet.from_mask(sets['i'] | mask_of(inheritable))
+
+    @classmethod
+    def from_text(cls, text: str) -> 'Caps':
+        """The state that a text describes.
+
+        text: capability text, such as ``cap_net_raw=ep cap_kill+i``.
+        Raises ValueError where cap_from_text(3) fails.
+        """
+        return cls(text)
+
+    @classmethod
+    def from_process(cls, pid: int = 0) -> 'Caps':
+        """The state of a process, or of a single thread.
+
+        pid: of a process or a thread; 0 is the calling thread.
+        Raises OSError, ESRCH where there is no such process; OverflowError, as os.kill() does, for
+        what is no pid; see cap_get_pid(3).
+        """
+        try:
+            return cls(_caps.get_process(pid))
+        except OSError as error:
+            raise OSError(error.errno, f'process {pid}: {error.strerror}') from None
+
+    @classmethod
+    def from_file(cls, file: 'File') -> 'Caps':
+        """The capabilities of a file; empty, with `marked` False, where it has none.
+
+        file: a path (symbolic links are followed), a descriptor or a file object.
+        Raises OSError with the file's name, EINVAL where it is not a regular file or its
+        security.capability attribute is malformed; see cap_get_file(3).
+        """
+        text, root_id = _on_file(file, _caps.get_file)
+        self = cls(text or '', root_id=root_id)
+        self.marked = text is not None
+        return self
+
+    @staticmethod
+    def remove(file: 'File') -> None:
+        """Take a file's capabilities away, the attribute included, as ``setcap -r`` does.
+
+        file: as for `apply`.
+        Raises OSError with the file's name, ENODATA where it has none; see cap_set_file(3).
+        """
+        _on_file(file, lambda fd: _caps.set_file(fd, None, 0), write=True)
+
+    def apply(self, file: 'File | None' = None, *, all_threads: bool = False) -> 'Caps':
+        """Make this the state of the calling thread, or the capabilities of a file.
+
+        file: a path (its last part not a symbolic link, as in setcap(8)), a descriptor or a
+        file object; it must be readable.  An empty state marks a file with empty sets.
+        all_threads: change every thread of the process, whoever started it, or none.
+        Returns self.
+        Raises OSError: for a thread with the rule of capset(2) that was broken, or with those
+        threads that did not answer in about two seconds, for a file with its name; ValueError,
+        before anything is written, where a file's effective set is neither empty nor all that its
+        other sets have, since a file stores it as one flag (capabilities(7), "File capabilities").
+        """
+        if file is None:
+            self._apply_to_process(all_threads)
+            return self
+        stored = self.permitted | self.inheritable
+        if self.effective and self.effective != stored:
+            both = repr(str(stored)) if stored else 'which are empty'
+            raise ValueError(
+                f'a file has its effective set empty or equal to permitted and inheritable '
+                f'together, {both}; it cannot be {str(self.effective)!r}'
+            )
+        text, root_id = str(self), self.root_id
+        _on_file(file, lambda fd: _caps.set_file(fd, text, root_id), write=True)
+        return self
+
+    def activate(self, *names: str | int) -> 'Caps':
+        """Make what is permitted effective too; returns self.
+
+        names: just these.  One that is not permitted is refused by `apply`, not here.
+        Raises ValueError for what is no capability.
+        """
+        self._effective |= names or self._permitted
+        return self
+
+    def deactivate(self, *names: str | int) -> 'Caps':
+        """Take everything out of effective; returns self.
+
+        names: just these.
+        Raises ValueError for what is no capability.
+        """
+        self._effective -= names or self._effective
+        return self
+
+    def propagate(self, *names: str | int) -> 'Caps':
+        """Make what is permitted inheritable too; returns self.
+
+        names: just these.
+        Raises ValueError for what is no capability.
+        """
+        self._inheritable |= names or self._permitted
+        return self
+
+    propagnate = propagate  # the original's spelling
+
+    def terminate(self, *names: str | int) -> 'Caps':
+        """Take everything out of inheritable; returns self.
+
+        names: just these.
+        Raises ValueError for what is no capability.
+        """
+        self._inheritable -= names or self._inheritable
+        return self
+
+    def clear(self, *names: str | int) -> 'Caps':
+        """Take everything out of all three sets; returns self.
+
+        names: just these.
+        Raises ValueError for what is no capability.
+        """
+        for members in self._effective, self._permitted, self._inheritable:
+            members -= names or members
+        return self
+
+    def copy(self) -> 'Caps':
+        """An independent state with the same sets, root id and mark."""
+        return Caps(self)
+
+    __copy__ = copy
+
+    def __eq__(self, other: object) -> bool:
+        same = super().__eq__(other)  # NotImplemented for another class
+        return same if same is not True else self.root_id == getattr(other, 'root_id', None)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        root_id = f', root_id={self.root_id}' if self.root_id else ''
+        return f'{type(self).__name__}({str(self)!r}{root_id})'
+
+    def __str__(self) -> str:
+        return written(*self._masks)
+
+    @property
+    def _three(self) -> tuple[CapSet, CapSet, CapSet]:
+        return self._effective, self._permitted, self._inheritable
+
+    @property
+    def _masks(self) -> tuple[int, int, int]:
+        return self._effective.mask, self._permitted.mask, self._inheritable.mask
+
+    def _apply_to_process(self, all_threads: bool) -> None:
+        try:
+            if all_threads:
+                from caps import threads
+
+                threads.require_permitted(self._permitted)
+                threads.run_calls([threads.capset(*self._masks)], all_threads=True)
+            else:
+                _caps.set_process(str(self))
+        except OSError as error:
+            raise OSError(error.errno, self._refusal() or error.strerror) from None
+
+    def _refusal(self) -> str:
+        """Which rule of capset(2) this state breaks in the calling thread, '' for none."""
+        from caps import refusals
+
+        now = Caps.from_process()
+        return refusals.of_capset(self._three, now._three)
+
+
+def _on_file(file: 'File', call: 'Callable[[int], Result]', *, write: bool = False) -> 'Result':
+    """`call` with a descriptor of `file`; its OSError names the file and the reason."""
+    opened = -1
+    name: Any = file
+    try:
+        if isinstance(file, int):
+            fd = file
+        elif isinstance(file, (str, bytes, os.PathLike)):
+            # O_PATH opens what cannot be read and has no effect on a FIFO or a device.
+            link = os.O_NOFOLLOW if write else 0
+            fd = opened = os.open(file, os.O_PATH | os.O_CLOEXEC | link)
+            if write and stat.S_ISREG(os.fstat(fd).st_mode):
+                fd = os.open(f'/proc/self/fd/{opened}', os.O_RDONLY | os.O_CLOEXEC)
+                os.close(opened)
+                opened = fd
+        else:
+            fd, name = file.fileno(), getattr(file, 'name', None)
+        return call(fd)
+    except OSError as error:
+        if error.errno is None:  # a file object without a descriptor
+            raise
+        raise OSError(error.errno, _reason(error, write, file), name) from None
+    finally:
+        if opened >= 0:
+            os.close(opened)
+
+
+def _reason(error: OSError, write: bool, file: 'File') -> str:
+    import errno
+
+    if error.errno == errno.EINVAL and isinstance(file, (str, bytes, os.PathLike)):
+        if write and os.path.islink(file):
+            return 'not a regular file but a symbolic link: name the file that it leads to'
+        if os.path.exists(file) and not os.path.isfile(file):
+            return 'not a regular file'
+    if error.errno == errno.EPERM and write:
+        return 'cap_setfcap must be effective, and the file not immutable'
+    return {
+        errno.EINVAL: 'not a regular file, or its security.capability attribute is malformed',
+        errno.ENODATA: 'the file has no capabilities',
+        errno.EOPNOTSUPP: 'the file system stores no capabilities',
+        errno.EOVERFLOW: 'the capabilities are for a user namespace that this one does not see',
+    }.get(error.errno or 0, str(error.strerror))

@@ -1,0 +1,122 @@
+"""System calls on this thread or on all; the twin of ext/threads.c."""
+
+import os
+import sys
+from _collections_abc import Iterable
+from _thread import get_native_id
+
+from caps import _caps
+from caps.capset import CapSet
+from caps.proc import comm
+from caps.text import parse, written
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Step = tuple[str, tuple[int | bytes, ...]]  # what it is for a reader, what for syscall(2)
+
+
+def run_calls(steps: 'Sequence[Step]', all_threads: bool) -> None:
+    """Make system calls in turn, on this thread or on all; OSError says how far that got."""
+    failure = _caps.system_calls([call for _, call in steps], all_threads)
+    if failure is None:
+        return
+    import errno
+
+    number, index, threads, count = failure
+    names = ', '.join(map(thread_name, threads))
+    if count > len(threads):
+        names += f' and {count - len(threads)} more'
+    if index >= 0:
+        done = ', '.join(dict.fromkeys(what for what, _ in steps[:index] if what))
+        reason = f'{steps[index][0] or "making cap_setpcap effective"}: {os.strerror(number)}'
+        if all_threads and threads != [get_native_id()]:
+            reason += f' in thread {names}, while all others were changed'
+        elif done:
+            reason += f', after {done} in this thread only'
+    elif count:
+        reason = f'nothing was changed: no answer from thread {names}'
+    elif number == errno.EBUSY:
+        reason = 'nothing was changed: no real-time signal is left to ask other threads by'
+    else:
+        reason = f'nothing was changed: reading /proc/self/task: {os.strerror(number)}'
+    raise OSError(number, reason)
+
+
+def thread_name(thread: int) -> str:
+    try:
+        return f'{thread} ({comm(f"/proc/self/task/{thread}")})'
+    except OSError:
+        return str(thread)
+
+
+def prctl(what: str, option: int, *arguments: int) -> 'Step':
+    return what, (_caps.PRCTL, option, *arguments, *(0,) * (4 - len(arguments)))
+
+
+NO_NEW_PRIVS = prctl('setting no_new_privs', _caps.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def capset(effective: int, permitted: int, inheritable: int, what: str | None = None) -> 'Step':
+    """The step that makes three masks the state of a thread; by default it says so itself."""
+    masks = effective, permitted, inheritable
+    words = [mask >> shift & 0xFFFFFFFF for shift in (0, 32) for mask in masks]
+    header, data = (
+        b''.join(word.to_bytes(4, sys.byteorder) for word in part)
+        for part in ([_caps.CAPSET_VERSION, 0], words)
+    )
+    what = f'capset to {written(*masks)!r}' if what is None else what
+    return what, (_caps.CAPSET, header, data)
+
+
+def masks_of(thread: int = 0) -> tuple[int, int, int]:
+    """The effective, permitted and inheritable masks of a thread, by default the calling one."""
+    sets = parse(_caps.get_process(thread))
+    return sets['e'], sets['p'], sets['i']
+
+
+def run_with_setpcap(
+    steps: 'list[Step]', all_threads: bool, inheritable: CapSet | None = None
+) -> None:
+    """Make system calls with cap_setpcap effective meanwhile if that is permitted."""
+    effective, permitted, now_inheritable = masks_of()
+    if all_threads:
+        require_permitted(CapSet.from_mask(permitted))
+    raised = effective | permitted & CapSet('cap_setpcap').mask
+    raising = [capset(raised, permitted, now_inheritable, '')]
+    after = now_inheritable
+    if inheritable is not None:
+        after = inheritable.mask
+        raising.append(capset(raised, permitted, after))
+    try:
+        run_calls([*raising, *steps, capset(effective, permitted, after)], all_threads)
+    except OSError:
+        _, permitted, inheritable_now = masks_of()
+        _caps.set_process(written(effective, permitted, inheritable_now))
+        raise
+
+
+def require_permitted(permitted: CapSet) -> None:
+    """OSError if a thread has less permitted than all threads shall have."""
+    import errno
+
+    for thread in map(int, os.listdir('/proc/self/task')):
+        try:
+            missing = permitted - CapSet.from_mask(masks_of(thread)[1])
+        except ProcessLookupError:  # it has ended
+            continue
+        if missing:
+            raise OSError(
+                errno.EPERM,
+                f'nothing was changed: {missing} is not permitted in thread '
+                f'{thread_name(thread)}, and permitted can only be reduced',
+            )
+
+
+def drop_bounding(names: Iterable[str]) -> 'list[Step]':
+    return [
+        prctl('dropping from bounding', _caps.PR_CAPBSET_DROP, bit)
+        for name in names
+        for bit in [CapSet(name).mask.bit_length() - 1]
+    ]
