@@ -1,17 +1,32 @@
 """Back up a directory whatever its permissions: needs cap_dac_read_search.
 
-setcap cap_dac_read_search=i backup.py; ppy backup.py DIRECTORY ARCHIVE.tar
+setcap cap_dac_read_search=i backup.py; ppy backup.py DIRECTORY
 """
 
+import os
 import sys
 import tarfile
+import time
+from pathlib import Path
 
 import caps
 
+# Whoever may start the script chooses its arguments, so none of them names what it writes.
+ARCHIVES = Path(__file__).parent / 'archive'
 
-def back_up(directory: str, archive: str) -> None:
-    with tarfile.open(archive, 'w') as tar, caps.raised('cap_dac_read_search'):
+
+def back_up(directory: str) -> Path:
+    archive = ARCHIVES / time.strftime('%Y-%m-%d_%H%M%S.tar')
+    descriptor = os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with (
+        open(descriptor, 'wb') as file,
+        tarfile.open(fileobj=file, mode='w') as tar,
+        caps.raised('cap_dac_read_search'),
+    ):
         tar.add(directory)
+    return archive
 
 
-back_up(*sys.argv[1:3])
+if len(sys.argv) != 2:
+    sys.exit('usage: ppy backup.py DIRECTORY')
+print(back_up(sys.argv[1]))

@@ -9,6 +9,9 @@ import threading
 
 import caps
 
+if len(sys.argv) != 2:
+    sys.exit('usage: daemon.py USER')
+
 work: queue.Queue[int] = queue.Queue()
 
 

@@ -3,7 +3,6 @@
 set -eu
 cd "$(dirname "$0")"
 exec 2>&1
-caps=$CAPS
 
 [ "$(id -u)" = 0 ] || { echo "The demo makes accounts and marks files: sudo make demo"; exit 1; }
 
@@ -12,7 +11,7 @@ owner=caps-owner-$$ caller=caps-caller-$$
 clean_up() {
     status=$?
     trap - EXIT
-    "$caps" ppy remove --prefix "$place/usr" >/dev/null 2>&1 || :
+    "$CAPS" ppy remove --prefix "$place/usr" >/dev/null 2>&1 || :
     for account in $owner $caller; do userdel "$account" 2>/dev/null || :; done
     rm -rf "$place"
     exit $status
@@ -20,8 +19,10 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
-show() { printf '\n\033[1m%s\033[0m\n' "$1"; shift; echo "\$ $*"; "$@"; }
-as_caller() { setpriv --reuid "$caller" --regid "$caller" --clear-groups "$@"; }
+bold= plain=
+[ ! -t 1 ] || { bold=$(printf '\033[1m') plain=$(printf '\033[0m'); }
+show() { printf '\n%s\n' "$bold$1$plain"; shift; echo "# $*"; "$@"; }
+as_caller="setpriv --reuid=$caller --regid=$caller --clear-groups"
 
 chmod 755 "$place"
 useradd --no-create-home --user-group $owner
@@ -32,13 +33,13 @@ script=$place/list_root.py
 install -m 755 list_root.py "$script"
 python=$place/venv/bin/python
 
-show "An ordinary user's plain Python cannot list /root:" as_caller "$python" "$script" && exit 1
+show "An ordinary user's plain Python cannot list /root:" $as_caller "$python" "$script" && exit 1
 show 'ppy is installed for an interpreter; this makes a capped copy of it:' \
-    "$caps" ppy install --interpreter "$python" --prefix "$place/usr"
-show 'The script has an owner who is not root, and is marked with what it may have:' \
-    chown $owner:$owner "$script"
-show 'setcap is the tool of libcap:' setcap cap_dac_read_search=i "$script"
+    "$CAPS" ppy install --interpreter "$python" --prefix "$place/usr"
+show 'The script gets an owner who is not root:' chown $owner:$owner "$script"
+show 'setcap, a tool of libcap, marks it with what it may have:' \
+    setcap cap_dac_read_search=i "$script"
 show 'getcap shows the mark:' getcap "$script"
-show 'The ordinary user starts it through ppy:' as_caller "$place/usr/bin/ppy" "$script"
+show 'The ordinary user starts it through ppy:' $as_caller "$place/usr/bin/ppy" "$script"
 echo
 echo "It ran as $owner with cap_dac_read_search permitted; effective was its own decision."

@@ -1,6 +1,6 @@
 """Ping a host without being root: needs cap_net_raw and the package aioping.
 
-setcap cap_net_raw=i ping.py; ppy ping.py 127.0.0.1
+setcap cap_net_raw=i ping.py; ppy ping.py HOST
 """
 
 import asyncio
@@ -9,6 +9,9 @@ import sys
 import aioping
 
 from caps import Caps
+
+if len(sys.argv) != 2:
+    sys.exit('usage: ppy ping.py HOST')
 
 Caps.from_process().activate('cap_net_raw').apply()
 delay = asyncio.run(aioping.ping(sys.argv[1], timeout=5))

@@ -3,11 +3,14 @@
 import contextlib
 import os
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import pytest
 from conftest import ROOT, needs_root, run
 
 pytestmark = needs_root
@@ -28,20 +31,55 @@ def test_list_root(ppy, script, accounts):
     assert child.endswith('Permission denied')
 
 
-def test_backup_reads_what_its_owner_cannot(ppy, script, accounts, scene):
+@pytest.fixture
+def directory(scene, accounts):
+    """A function that makes a directory of the script's owner beside the script."""
+
+    def make(name, mode):
+        path = scene / name
+        path.mkdir()
+        os.chown(path, accounts.a.uid, accounts.a.gid)
+        path.chmod(mode)
+        return path
+
+    return make
+
+
+def test_backup_reads_what_its_owner_cannot(ppy, script, accounts, scene, directory):
+    archives = directory('archive', 0o700)
     secret = scene / 'secret'
     secret.mkdir(mode=0o700)
     (secret / 'file').write_text('kept')
-    (scene / 'out').mkdir()
-    os.chown(scene / 'out', accounts.a.uid, accounts.a.gid)
-    arguments = secret, scene / 'out' / 'archive.tar'
-    plain = ppy.run(marked(script, 'backup.py', '='), *arguments, account=accounts.b)
+    plain = ppy.run(marked(script, 'backup.py', '='), secret, account=accounts.b)
     assert 'cap_dac_read_search cannot be added to effective' in plain.stderr
-    done = ppy.run(
-        marked(script, 'backup.py', 'cap_dac_read_search=i'), *arguments, account=accounts.b
-    )
+    for path in archives.iterdir():
+        path.unlink()
+    path = marked(script, 'backup.py', 'cap_dac_read_search=i')
+    done = ppy.run(path, secret, account=accounts.b)
     assert done.returncode == 0, done.stderr
-    assert 'secret/file' in run('tar', '-tf', arguments[1]).stdout
+    archive = Path(done.stdout.strip())
+    assert 'secret/file' in run('tar', '-tf', archive).stdout
+    assert archive.parent == archives
+    assert archive.stat().st_uid == accounts.a.uid
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o600
+
+
+def test_caller_does_not_choose_where_the_backup_goes(ppy, script, accounts, den, directory):
+    directory('archive', 0o700)
+    den.chmod(0o777)
+    path = marked(script, 'backup.py', 'cap_dac_read_search=i')
+    done = ppy.run(path, '/etc/shadow', den / 'x.tar', account=accounts.b, cwd=den)
+    assert done.returncode != 0
+    assert not list(den.iterdir())
+
+
+@pytest.mark.parametrize('name', ['backup.py', 'ping.py', 'daemon.py'])
+def test_example_without_its_argument_says_how_it_is_started(name, tmp_path):
+    (tmp_path / 'aioping.py').touch()
+    environment = os.environ | {'PYTHONPATH': str(tmp_path)}
+    done = run(sys.executable, EXAMPLES / name, env=environment)
+    assert done.stderr.startswith('usage: ')
+    assert 'Traceback' not in done.stderr
 
 
 @contextlib.contextmanager
@@ -54,14 +92,18 @@ def started(*command, **options):
         process.communicate()
 
 
-def test_web_server_listens_on_port_80_and_has_nothing_left(ppy, script, accounts):
+def test_web_server_listens_on_port_80_and_has_nothing_left(ppy, script, accounts, directory, den):
     address = '127.0.0.86'  # a loopback address of this test's own
     path = marked(script, 'web_server.py', 'cap_net_bind_service=i')
+    (directory('public', 0o755) / 'page').write_text('served')
+    (den / 'private').write_text('not served')
     os_options = {'user': accounts.b.uid, 'group': accounts.b.gid, 'extra_groups': []}
-    with started(ppy.path, path, address, cwd=path.parent, **os_options) as process:
+    with started(ppy.path, path, address, cwd=den, **os_options) as process:
         assert process.stdout.readline() == 'listening with =\n'
-        with urlopen(f'http://{address}/web_server.py', timeout=10) as answer:
-            assert answer.read() == path.read_bytes()
+        with urlopen(f'http://{address}/page', timeout=10) as answer:
+            assert answer.read() == b'served'
+        with pytest.raises(HTTPError, match='404'):
+            urlopen(f'http://{address}/private', timeout=10)
         lines = Path(f'/proc/{process.pid}/status').read_text().splitlines()
         status = dict(line.split(':\t', 1) for line in lines)
     assert int(status['CapPrm'], 16) == 0
@@ -87,6 +129,7 @@ def test_demo_shows_it_all_and_leaves_nothing(wheel):
     done = run('sh', EXAMPLES / 'demo.sh', env=os.environ | {'CAPS': f'{sys.prefix}/bin/caps'})
     assert done.returncode == 0, done.stdout
     assert 'PermissionError' in done.stdout
+    assert '\033' not in done.stdout  # no colours into a pipe
     assert 'started with: cap_dac_read_search=ip' in done.stdout
     assert "ls: cannot open directory '/root'" in done.stdout
     assert not [name for name in os.listdir('/var/lib') if name.startswith('caps-demo-')]
