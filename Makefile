@@ -9,40 +9,43 @@ TEST_PACKAGES = acl bubblewrap clang e2fsprogs fish libcap-ng-utils libclang-rt-
     python3-cap-ng valgrind zsh
 BENCH_PACKAGES = libcap-ng-utils python3-cap-ng sudo
 
-.PHONY: demo test soak differential bench lint doc install clean
+.PHONY: help demo test soak differential bench lint doc install clean
 
-demo: build/installed build/wheel
+help:  ## say what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+demo: build/installed build/wheel  ## as root: a script lists /root without being root
 	@CAPS=$(CURDIR)/$(BIN)/caps examples/demo.sh
 
-test: build/test-packages build/installed build/wheel
+test: build/test-packages build/installed build/wheel  ## the tests; TESTS=tests/test_file.py takes one file
 	$(BIN)/pytest $(TESTS)
 
-soak: build/test-packages build/installed build/wheel
+soak: build/test-packages build/installed build/wheel  ## the tests with more rounds; half an hour
 	CAPS_SOAK=1 $(BIN)/pytest $(TESTS)
 
-differential: build/installed
+differential: build/installed  ## the model of execve(2) against the kernel
 	$(BIN)/python tests/test_execve.py --count 20000
 
-bench: build/bench-venv
+bench: build/bench-venv  ## as root: the project beside its peers; four minutes
 	build/bench-venv/bin/python bench/run.py build/bench.json
 
-lint: build/installed
+lint: build/installed  ## what tools can find: ruff, mypy, clang-format, warnings of the compiler
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	CAPS_WERROR=1 $(BIN)/python setup.py --quiet build --build-base build/lint --force
 
-doc: build/installed man
+doc: build/installed man  ## the documentation, into build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder doctest doc build/doctest
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder html doc build/html
 
-man: build/installed $(MODULES) $(wildcard doc/*.rst doc/*.py)
+man: build/installed $(MODULES) $(wildcard doc/*.rst doc/*.py)  ## caps(1) and ppy(8), into man/
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder man -d build/doctrees doc $@
 	@touch $@
 
 # The wheel is built from the sdist, away from git. auditwheel puts libcap into it.
-dist: build/installed man $(SOURCES) $(MODULES) $(wildcard $(shell git ls-files 2>/dev/null))
+dist: build/installed man $(SOURCES) $(MODULES) $(wildcard $(shell git ls-files 2>/dev/null))  ## sdist and wheel, into dist/
 	rm -rf $@ build/dist
 	$(BIN)/python -m build --quiet --no-isolation --outdir build/dist
 	cd build/dist && PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --wheel-dir . *.whl
@@ -52,7 +55,7 @@ dist: build/installed man $(SOURCES) $(MODULES) $(wildcard $(shell git ls-files 
 	mv build/dist $@
 
 # A distribution's own Python takes no packages: make PYTHON=/opt/caps/bin/python install
-install:
+install:  ## the package, into the environment of PYTHON=/opt/caps/bin/python
 	$(PYTHON) -m pip install .
 
 # $(call packages,NAMES,FAILURE): has them installed, where there is apt and root
@@ -92,5 +95,5 @@ build/wheel: build/installed $(SOURCES) $(MODULES)
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $@ .
 	@touch $@
 
-clean:
+clean:  ## remove what was made here
 	rm -rf build dist man *.egg-info caps/*.so caps/ppy caps/ppy-check

@@ -19,3 +19,9 @@ def test_every_test_that_is_named_exists(document):
     sources = ''.join(path.read_text() for path in (ROOT / 'tests').glob('test_*.py'))
     assert named
     assert [name for name, cut in named if f'def {name}{"" if cut else "("}' not in sources] == []
+
+
+def test_make_help_names_every_target():
+    named = {line.split()[0] for line in run('make', 'help', cwd=ROOT).stdout.splitlines()}
+    targets = re.findall(r'^([a-z]+):', (ROOT / 'Makefile').read_text(), re.M)
+    assert named == set(targets)
