@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = build/venv/bin
 SOURCES = setup.py pyproject.toml $(wildcard ext/* wrapper/*)
 MODULES = $(shell find caps -name "*.py*")
-C_FILES = $(wildcard ext/*.[ch] wrapper/*.[ch] tests/*.c bench/*.c)
+C_FILES = $(wildcard ext/*.[ch] wrapper/*.[ch] tests/support/*.c bench/*.c)
 # Debian's names; on another system their equivalents must be there already.
 PACKAGES = gcc libc6-dev libcap-dev libcap2-bin passwd python3-dev python3-venv util-linux
 TEST_PACKAGES = acl bubblewrap clang e2fsprogs fish libcap-ng-utils libclang-rt-dev \
@@ -24,7 +24,7 @@ soak: build/test-packages build/installed build/wheel  ## the tests with more ro
 	CAPS_SOAK=1 $(BIN)/pytest $(TESTS)
 
 differential: build/installed  ## the model of execve(2) against the kernel
-	$(BIN)/python tests/test_execve.py --count 20000
+	PYTHONPATH=tests $(BIN)/python tests/test_execve.py --count 20000
 
 bench: build/bench-venv  ## as root: the project beside its peers; four minutes
 	build/bench-venv/bin/python bench/run.py build/bench.json

@@ -1,32 +1,24 @@
 """What the tests stand on: real accounts, a directory that all can read, an installed ppy."""
 
 import functools
-import json
 import os
 import pwd
 import shutil
 import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import caps
-from caps.install import Installation, install, remove
-
-ROOT = Path(__file__).parent.parent
-MUST_RUN = os.environ.get('CAPS_MUST_RUN') == '1'
-SOAK = 10 if os.environ.get('CAPS_SOAK') == '1' else 1  # how many times as many tries
-
-needs = pytest.mark.needs
-# What it takes to make accounts, mark files and start programs as somebody else.
-needs_root = needs(
-    'cap_chown', 'cap_dac_override', 'cap_fowner', 'cap_setfcap', 'cap_setgid', 'cap_setuid'
-)
+from caps.install import install, remove
+from support import MUST_RUN, ROOT, run
+from support.accounts import Account
+from support.attributes import mounted_image
+from support.launchers import INTERPRETERS, MODES, REPORT, Ppy, make_launcher
+from support.venvs import make_venv, pip
 
 
 def pytest_runtest_setup(item):
@@ -34,47 +26,6 @@ def pytest_runtest_setup(item):
     missing = caps.CapSet(wanted) - caps.Caps.from_process().effective
     if missing:
         (pytest.fail if MUST_RUN else pytest.skip)(f'needs {missing}')
-
-
-def require(found, package):
-    """Go on only where a program or a module has been found; its package is what to install."""
-    if not found:
-        (pytest.fail if MUST_RUN else pytest.skip)(f'needs {package}')
-
-
-def run(*command, account=None, **options):
-    """A command's result as text, as another account where one is given."""
-    if account:
-        options |= {'user': account.uid, 'group': account.gid, 'extra_groups': []}
-    options = {'capture_output': True, 'text': True, 'timeout': 60} | options
-    return subprocess.run([str(word) for word in command], **options)
-
-
-def python(code, *arguments, **options):
-    """Run code in a child, since what it does to its process cannot be undone; its output."""
-    result = run(sys.executable, '-c', code, *arguments, **options)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def make_venv(python, directory, *options):
-    """A virtual environment without pip, which is made at once."""
-    run(python, '-m', 'venv', '--without-pip', *options, directory, check=True)
-    return directory
-
-
-def pip(venv, *arguments, **options):
-    """Our own pip, on another environment."""
-    command = [sys.executable, '-m', 'pip', '--quiet', '--python', venv / 'bin' / 'python']
-    result = run(*command, *arguments, **{'timeout': 300} | options)
-    assert result.returncode == 0, result.stderr
-
-
-@dataclass
-class Account:
-    name: str
-    uid: int
-    gid: int
 
 
 @pytest.fixture(scope='session')
@@ -104,6 +55,13 @@ def world():
 
 
 @pytest.fixture(scope='session')
+def image(tmp_path_factory):
+    """A mounted file system with a file for each attribute, malformed ones too."""
+    with mounted_image(tmp_path_factory.mktemp('image')) as mounted:
+        yield mounted
+
+
+@pytest.fixture(scope='session')
 def wheel():
     wheels = sorted((ROOT / 'build' / 'wheel').glob('*.whl'), key=os.path.getmtime)
     assert wheels, "no wheel in build/wheel: start the tests with 'make test'"
@@ -126,54 +84,6 @@ def system_venv(world, wheel):
     make_venv('/usr/bin/python3', venv)
     pip(venv, 'install', '--no-index', '--no-deps', wheel)
     return venv
-
-
-@dataclass
-class Ppy:
-    """An installed ppy; run() starts a script as an account."""
-
-    mode: str
-    installed: Installation
-    naive = False
-
-    @property
-    def path(self):
-        return Path(self.installed.ppy)
-
-    def run(self, script, *arguments, account=None, **options):
-        return run(self.path, script, *arguments, account=account, **options)
-
-    def report(self, script, *arguments, account=None, **options):
-        """What a script made of REPORT says about its process."""
-        result = self.run(script, *arguments, account=account, **options)
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout)
-
-
-class Naive(Ppy):
-    """The stand-in of tests/naive.c, which ppy would be without its protections."""
-
-    naive = True
-
-    @property
-    def path(self):
-        return self.installed / 'naive'
-
-
-MODES = {'file-capabilities': {}, 'set-uid': {'setuid': True}}
-INTERPRETERS = {'python': '/usr/bin/python3', 'bash': '/bin/bash', 'sh': '/bin/sh'}
-
-
-def make_launcher(mode, program, prefix, **options):
-    """ppy installed in a mode, or the naive one, for an interpreter of the system."""
-    if mode != 'naive':
-        return Ppy(mode, install(program, prefix, **MODES[mode], **options))
-    prefix.mkdir(0o755)
-    naive = Naive(mode, prefix)
-    run('cc', '-fno-builtin', '-o', naive.path, ROOT / 'tests/naive.c', '-lcap', check=True)
-    naive.path.chmod(0o4755)
-    (prefix / 'interpreter').symlink_to(program)
-    return naive
 
 
 @pytest.fixture(scope='session')
@@ -200,24 +110,6 @@ def ppy(request, world, system_venv):
     installed = install(str(system_venv / 'bin' / 'python'), str(prefix), **MODES[request.param])
     yield Ppy(request.param, installed)
     remove(str(prefix))
-
-
-# A script that says what it is; its first line is for the shebang test.
-REPORT = """\
-import json, os, sys
-status = dict(line.split(':\\t', 1) for line in open('/proc/self/status') if ':\\t' in line)
-json.dump({
-    'argv': sys.argv, 'executable': sys.executable, 'file': __file__, 'path0': sys.path[0],
-    'uid': os.getresuid(), 'gid': os.getresgid(), 'groups': os.getgroups(),
-    'environ': dict(os.environ), 'umask': os.umask(0o77), 'cwd': os.getcwd(),
-    'descriptors': sorted(int(name) for name in os.listdir('/proc/self/fd'))[:-1],
-    'prefix': sys.prefix,
-    'status': {name: value.strip() for name, value in status.items()},
-    **{short: int(status[name], 16) for short, name in {
-        'inheritable': 'CapInh', 'permitted': 'CapPrm', 'effective': 'CapEff',
-        'bounding': 'CapBnd', 'ambient': 'CapAmb'}.items()},
-}, sys.stdout)
-"""
 
 
 @pytest.fixture

@@ -26,9 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import MODES, MUST_RUN, Account, make_launcher, needs, needs_root, run
 
 from caps import Caps, CapSet
+from support import MUST_RUN, needs, needs_root, run
+from support.accounts import Account
+from support.launchers import MODES, make_launcher
 
 pytestmark = needs_root
 

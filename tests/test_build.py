@@ -5,7 +5,8 @@ import shutil
 import sys
 
 import pytest
-from conftest import ROOT, run
+
+from support import ROOT, run
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import copy
 import operator
 import pickle
 
-import libcap
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from caps import Caps, CapSet
+from support import libcap
 
 SETS = ['effective', 'permitted', 'inheritable']
 NET_RAW = libcap.NAMES.index('cap_net_raw')

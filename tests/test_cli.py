@@ -10,12 +10,12 @@ import sys
 from contextlib import contextmanager, suppress
 
 import pytest
-from conftest import needs, needs_root, run
 
 from caps import Caps, CapSet, completion, examples, install, schema
 from caps.cli import main, parser
 from caps.output import escaped
 from caps.show import in_words
+from support import needs, needs_root, run
 
 COMMANDS = [place.strip() for place, _ in completion.commands(parser()) if place]
 

@@ -7,11 +7,10 @@ import subprocess
 import sys
 from pathlib import PurePath
 
-import libcap
 import pytest
-from conftest import needs, needs_root, python, run
 
 from caps import IAB, CapSet, command
+from support import libcap, needs, needs_root, python, run
 
 CAT = 'cat', '/proc/self/status'
 

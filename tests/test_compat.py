@@ -5,10 +5,11 @@ import shutil
 import sys
 
 import pytest
-from conftest import ROOT, make_venv, pip, run
-from pythons import FOUND, RUNNING, SUPPORTED
 
-LIBRARY = ['test_capset', 'test_text', 'test_process', 'test_file', 'test_import']
+from support import ROOT, run
+from support.pythons import FOUND, LIBRARY, RUNNING, SUPPORTED
+from support.venvs import make_venv, pip
+
 # Where there is no other, at least the wheel is tried away from the sources.
 VERSIONS = [version for version in FOUND if version != RUNNING] or [RUNNING]
 

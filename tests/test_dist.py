@@ -3,10 +3,12 @@
 import tarfile
 
 import pytest
-from conftest import ROOT, Ppy, make_venv, needs_root, pip, run
-from pythons import FOUND
 
 from caps.install import MAGIC, install, remove
+from support import ROOT, needs_root, run
+from support.launchers import Ppy
+from support.pythons import FOUND
+from support.venvs import make_venv, pip
 
 # Neither a compiler nor anything else: no PATH, and the only tool that is named fails.
 BARE = {'PATH': '/nowhere', 'CC': '/bin/false', 'HOME': '/nowhere'}

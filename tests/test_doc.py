@@ -7,13 +7,13 @@ import re
 import sys
 
 import pytest
-from conftest import ROOT, require, run
 
 import caps
 import caps.execve
 import caps.install
 from caps.cli import parser
 from caps.completion import commands
+from support import ROOT, require, run
 
 # Reads the documentation, writes the man pages, and prints what of Python it has described.
 BUILD = """

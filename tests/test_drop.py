@@ -1,12 +1,11 @@
 """drop: privilege given up for good in every thread, or an exception that says how far it got."""
 
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import needs, needs_root, python, run
 
 from caps import CapSet
+from support import CHILDREN, needs, needs_root, python, run
 
 CODE = """
 import os, sys, threading, time
@@ -31,7 +30,7 @@ needs_setpcap = needs('cap_setpcap')
 
 
 def child(code, *arguments, **options):
-    return python(CODE + code, *arguments, cwd=Path(__file__).parent, **options)
+    return python(CODE + code, *arguments, cwd=CHILDREN, **options)
 
 
 # What is left.
@@ -479,7 +478,7 @@ leave()
     # A user namespace in which only root has a number, and setgroups(2) is not allowed.
     result = run(
         'unshare', '--user', '--map-root-user', sys.executable, '-c', code,
-        cwd=Path(__file__).parent,
+        cwd=CHILDREN,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     printed, _, reason = result.stdout.partition(' ')

@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import needs
 
 from caps import IAB, Caps, CapSet, SecureBits, execve, set_no_new_privs
 from caps.system import types as model_types
 from caps.system.types import File, FileCaps, Ids, Process, UserNamespace
+from support import SUPPORT, needs
 
 MODEL_TYPES = re.compile(r'from caps\.system\.types import .*')
 libc = ctypes.CDLL(None, use_errno=True)
 NEW_USER, NEW_MOUNT = 0x10000000, 0x00020000
 MS_NOSUID, MS_NOEXEC, MS_REC, MS_PRIVATE, MNT_DETACH = 2, 8, 0x4000, 1 << 18, 2
-PROBE = Path(__file__).with_name('execve_probe.c')
+PROBE = SUPPORT / 'execve_probe.c'
 
 needs_a_machine = needs(
     'cap_chown', 'cap_dac_override', 'cap_fowner', 'cap_setfcap', 'cap_setgid', 'cap_setpcap',

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import needs, needs_root, python, run
 
 from caps import Caps, CapSet
 from caps.explain import SETS, explain
 from caps.install import install, remove
 from caps.system.types import FileCaps
+from support import SUPPORT, needs, needs_root, python, run
 
 pytestmark = [needs_root, needs('cap_net_raw', 'cap_setpcap')]
 SHORT = {
@@ -92,7 +92,7 @@ def as_account(account):
 @pytest.fixture(scope='module')
 def probe(world):
     path = world / 'explained-probe'
-    source = Path(__file__).with_name('execve_probe.c')
+    source = SUPPORT / 'execve_probe.c'
     subprocess.run(['cc', '-static', '-s', '-o', path, source], check=True)
     return path
 

@@ -10,11 +10,11 @@ import threading
 import time
 
 import pytest
-from conftest import needs, needs_root, run
 
 from caps import Caps, _caps
 from caps.cli import main
 from caps.find import find
+from support import needs, needs_root, run
 
 pytestmark = needs('cap_setfcap')
 TEXTS = 'cap_net_raw=ep', 'cap_kill,cap_chown=p', 'cap_dac_read_search=i', '=', '=ip'

@@ -24,10 +24,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import MODES, ROOT, SOAK, make_launcher, needs, needs_root
 
 from caps import Caps, CapSet
 from caps.install import install
+from support import ROOT, SOAK, needs, needs_root
+from support.launchers import MODES, make_launcher
 
 pytestmark = [needs_root, needs('cap_setpcap')]
 

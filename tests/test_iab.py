@@ -8,13 +8,12 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-import libcap
 import pytest
-from conftest import needs, python, run
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from caps import IAB, Caps, CapSet
+from support import CHILDREN, libcap, needs, python, run
 
 FIELDS = {'inheritable': 'CapInh', 'ambient': 'CapAmb', 'bounding': 'CapBnd'}
 SOME = 'cap_chown', 'cap_kill', 'cap_net_raw'
@@ -259,7 +258,7 @@ from inside import refusal, seen, start, status, threads
 
 
 def child(code, *arguments):
-    return python(CHANGE + code, *arguments, cwd=Path(__file__).parent)
+    return python(CHANGE + code, *arguments, cwd=CHILDREN)
 
 
 @needs('cap_setpcap', *SOME)

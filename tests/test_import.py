@@ -5,9 +5,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import run
 
 import caps
+from support import run
 
 PARENT = str(Path(caps.__file__).parent.parent)
 

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import needs, needs_root, run
 
 from caps import Caps, CapSet
 from caps.cli import main
 from caps.install import InstallError, _obstacles, install, remove, status
+from support import needs, needs_root, run
 
 pytestmark = needs_root
 

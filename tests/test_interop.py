@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import MODES, ROOT, Ppy, needs, needs_root, require, run
 
 from caps.install import install
+from support import ROOT, needs, needs_root, require, run
+from support.launchers import MODES, Ppy
 
 pytestmark = [needs_root, needs('cap_net_admin', 'cap_setpcap', 'cap_sys_admin')]
 

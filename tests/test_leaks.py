@@ -9,12 +9,11 @@ import sysconfig
 from inspect import getattr_static
 
 import pytest
-from conftest import ROOT, SOAK, needs, needs_root, run
-from test_file import image  # noqa: F401, the fixture of malformed attributes
-from test_sanitizers import compile_c, plant
 
 import caps
 from caps import _caps
+from support import CHILDREN, ROOT, SOAK, needs, needs_root, run
+from support.sources import compile_c, plant
 
 pytestmark = [
     needs_root,
@@ -151,7 +150,7 @@ def test_every_public_name_is_among_the_calls():
 
 
 @pytest.fixture(scope='module')
-def measure(image, tmp_path_factory):  # noqa: F811
+def measure(image, tmp_path_factory):
     """A function that runs sources, with a package, and returns what each left behind."""
     directory = tmp_path_factory.mktemp('leaks')
     (directory / 'below').mkdir()
@@ -165,7 +164,7 @@ def measure(image, tmp_path_factory):  # noqa: F811
         caps.Caps('cap_kill=p').apply(names['marked'])
         # What a thread keeps for its next malloc(3) would count as used.
         exact = {'PYTHONPATH': str(package), 'GLIBC_TUNABLES': 'glibc.malloc.tcache_count=0'}
-        command = [sys.executable, ROOT / 'tests/leaks.py', json.dumps([sources, times, files])]
+        command = [sys.executable, CHILDREN / 'leaks.py', json.dumps([sources, times, files])]
         result = run(*command, env=os.environ | exact, timeout=3600)
         assert result.returncode == 0, result.stderr
         return dict(map(json.loads, result.stdout.splitlines()))

@@ -10,10 +10,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import MODES, REPORT, Account, Ppy, needs_root, run
 
 from caps import CapSet
 from caps.install import install
+from support import needs_root, run
+from support.accounts import Account
+from support.launchers import MODES, REPORT, Ppy
 
 pytestmark = needs_root
 

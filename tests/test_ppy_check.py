@@ -7,10 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import MODES, ROOT, Ppy, needs, needs_root, run
 
 from caps import Caps
 from caps.install import install
+from support import ROOT, needs, needs_root, run
+from support.launchers import MODES, Ppy
 
 pytestmark = needs_root
 

@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import libcap
 import pytest
-from conftest import SOAK, needs, python, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caps import IAB, Caps, CapSet
+from support import SOAK, libcap, needs, python, run
 
 SETS = {'effective': 'CapEff', 'permitted': 'CapPrm', 'inheritable': 'CapInh'}
 SOME = 'cap_chown', 'cap_kill', 'cap_net_raw'

@@ -8,7 +8,8 @@ import re
 import subprocess
 
 import pytest
-from conftest import SOAK, needs, needs_root, run
+
+from support import SOAK, needs, needs_root, run
 
 pytestmark = needs_root
 

@@ -1,9 +1,8 @@
 """raised: effective for a block, in one thread, and never where the block can be suspended."""
 
-from pathlib import Path
-
 import pytest
-from conftest import needs, python
+
+from support import CHILDREN, needs, python
 
 CODE = """
 import asyncio, contextlib, os, sys, threading, time
@@ -20,7 +19,7 @@ def effective():
 
 
 def child(code, *arguments):
-    return python(CODE + code, *arguments, cwd=Path(__file__).parent)
+    return python(CODE + code, *arguments, cwd=CHILDREN)
 
 
 pytestmark = needs('cap_chown', 'cap_kill', 'cap_net_raw')

@@ -4,7 +4,8 @@ import re
 import sys
 
 import pytest
-from conftest import ROOT, run
+
+from support import ROOT, run
 
 
 @pytest.mark.parametrize('document', ['README.md', 'caps/__init__.py'])

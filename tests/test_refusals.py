@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import MODES, Account, Ppy, needs, needs_root, run
 
 import caps
 from caps import Caps
 from caps.install import LAUNCHER_CAPS, InstallError, install, status
+from support import needs, needs_root, run
+from support.accounts import Account
+from support.launchers import MODES, Ppy
 
 pytestmark = needs_root
 

@@ -13,34 +13,16 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SOAK, needs_root, require, run
-from test_compat import LIBRARY
 
 from caps.install import RECORD
+from support import ROOT, SOAK, SUPPORT, needs_root, require, run
+from support.pythons import LIBRARY
+from support.sources import compile_c, plant
 
 SECONDS = 600 if SOAK > 1 else 10
 STRANGER = 1001
 OWNER = 1000  # as fuzz_walk.c has it
 MARK = struct.pack('<5I', 0x0200_0000, 0, 1 << 13, 0, 0)
-
-
-def compile_c(compiler, output, *arguments, sources=ROOT):
-    """Compile with the product's headers, or with those of a changed copy of the sources."""
-    include = ['-I', sources / 'ext', '-I', sources / 'wrapper']
-    debug = ['-g', '-O1', '-std=gnu11', '-w']
-    command = [compiler, *debug, *include, *arguments, '-lcap', '-o', output]
-    subprocess.run(command, check=True)
-    return output
-
-
-def plant(directory, file, old, new):
-    """A copy of the sources in which one thing has been made wrong."""
-    for name in ('ext', 'wrapper'):
-        shutil.copytree(ROOT / name, directory / name)
-    source = (directory / file).read_text()
-    assert source.count(old) == 1, f'{file} no longer has {old!r}, or more than once'
-    (directory / file).write_text(source.replace(old, new))
-    return directory
 
 
 # ---- In-process fuzzing ----
@@ -91,9 +73,7 @@ def start_fuzzer(directory, tree, harness, seconds, sources=ROOT):
     require(shutil.which('clang'), 'clang and its compiler-rt: apt install clang libclang-rt-dev')
     source, *flags = HARNESSES[harness]
     fuzz = ['-fsanitize=fuzzer,address,undefined', '-fno-sanitize-recover=all', *flags]
-    program = compile_c(
-        'clang', directory / 'fuzzer', *fuzz, ROOT / 'tests' / source, sources=sources
-    )
+    program = compile_c('clang', directory / 'fuzzer', *fuzz, SUPPORT / source, sources=sources)
     corpus = directory / 'corpus'
     corpus.mkdir()
     for n, seed in enumerate(seeds(harness, tree)):

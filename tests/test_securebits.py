@@ -2,13 +2,12 @@
 
 import errno
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import needs, python, run
 
 import caps
 from caps import SecureBits
+from support import CHILDREN, needs, python, run
 
 CODE = """
 import os, sys, threading, time, caps
@@ -30,7 +29,7 @@ CAPSH = {
 
 
 def child(code, *arguments):
-    return python(CODE + code, *arguments, cwd=Path(__file__).parent)
+    return python(CODE + code, *arguments, cwd=CHILDREN)
 
 
 def of_mask(mask):

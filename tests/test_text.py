@@ -2,13 +2,12 @@
 
 from collections import Counter
 
-import libcap
 import pytest
-from conftest import SOAK
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from caps import IAB, Caps, CapSet
+from support import SOAK, libcap
 
 SPACES = ' \t\n\r\v\f'
 # Python takes these for spaces or digits, C does not.

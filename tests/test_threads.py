@@ -3,12 +3,11 @@
 import errno
 import subprocess
 import sysconfig
-from pathlib import Path
 
 import pytest
-from conftest import needs, needs_root, python
 
 import caps
+from support import CHILDREN, SUPPORT, needs, needs_root, python
 
 PRELUDE = """
 import os, signal, sys, threading, time
@@ -29,7 +28,7 @@ needs_something = pytest.mark.skipif(
 def library(tmp_path_factory):
     """The path of rawthread.c's library."""
     path = tmp_path_factory.mktemp('rawthread') / 'rawthread.so'
-    source = Path(__file__).with_name('rawthread.c')
+    source = SUPPORT / 'rawthread.c'
     flags = ['-std=gnu11', '-O1', '-Wall', '-Wextra', '-Werror', '-shared', '-fPIC']
     subprocess.run(['cc', *flags, source, '-o', path], check=True)
     return path
@@ -38,7 +37,7 @@ def library(tmp_path_factory):
 @pytest.fixture
 def child(library):
     def run(code, *arguments, **options):
-        return python(PRELUDE + code, library, *arguments, cwd=Path(__file__).parent, **options)
+        return python(PRELUDE + code, library, *arguments, cwd=CHILDREN, **options)
 
     return run
 

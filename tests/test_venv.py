@@ -10,11 +10,11 @@ import venv as builder
 from pathlib import Path
 
 import pytest
-from conftest import needs, needs_root, run
 
 from caps import Caps
 from caps.cli import main
 from caps.venv import VenvError, mark, parsed, unmark
+from support import needs, needs_root, run
 
 pytestmark = needs_root
 PYTHON = os.path.realpath('/usr/bin/python3')

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import run
+from support import run
 
 SUPPORTED = ['3.10', '3.11', '3.12', '3.13', '3.14']
+# The tests that need no privilege and no ppy, and so run in each of them.
+LIBRARY = ['test_capset', 'test_text', 'test_process', 'test_file', 'test_import']
 RUNNING = f'{sys.version_info.major}.{sys.version_info.minor}'
 
 

@@ -1,0 +1,41 @@
+"""What all tests stand on: what they need, and how they start a program."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SUPPORT = ROOT / 'tests' / 'support'
+CHILDREN = SUPPORT / 'children'
+MUST_RUN = os.environ.get('CAPS_MUST_RUN') == '1'
+SOAK = 10 if os.environ.get('CAPS_SOAK') == '1' else 1  # how many times as many tries
+
+needs = pytest.mark.needs
+# What it takes to make accounts, mark files and start programs as somebody else.
+needs_root = needs(
+    'cap_chown', 'cap_dac_override', 'cap_fowner', 'cap_setfcap', 'cap_setgid', 'cap_setuid'
+)
+
+
+def require(found, package):
+    """Go on only where a program or a module has been found; its package is what to install."""
+    if not found:
+        (pytest.fail if MUST_RUN else pytest.skip)(f'needs {package}')
+
+
+def run(*command, account=None, **options):
+    """A command's result as text, as another account where one is given."""
+    if account:
+        options |= {'user': account.uid, 'group': account.gid, 'extra_groups': []}
+    options = {'capture_output': True, 'text': True, 'timeout': 60} | options
+    return subprocess.run([str(word) for word in command], **options)
+
+
+def python(code, *arguments, **options):
+    """Run code in a child, since what it does to its process cannot be undone; its output."""
+    result = run(sys.executable, '-c', code, *arguments, **options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout

@@ -1,0 +1,74 @@
+"""An installed ppy, its naive stand-in, and a script that says what it is."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from caps.install import Installation, install
+from support import SUPPORT, run
+
+
+@dataclass
+class Ppy:
+    """An installed ppy; run() starts a script as an account."""
+
+    mode: str
+    installed: Installation
+    naive = False
+
+    @property
+    def path(self):
+        return Path(self.installed.ppy)
+
+    def run(self, script, *arguments, account=None, **options):
+        return run(self.path, script, *arguments, account=account, **options)
+
+    def report(self, script, *arguments, account=None, **options):
+        """What a script made of REPORT says about its process."""
+        result = self.run(script, *arguments, account=account, **options)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+
+class Naive(Ppy):
+    """The stand-in of naive.c, which ppy would be without its protections."""
+
+    naive = True
+
+    @property
+    def path(self):
+        return self.installed / 'naive'
+
+
+MODES = {'file-capabilities': {}, 'set-uid': {'setuid': True}}
+INTERPRETERS = {'python': '/usr/bin/python3', 'bash': '/bin/bash', 'sh': '/bin/sh'}
+
+
+def make_launcher(mode, program, prefix, **options):
+    """ppy installed in a mode, or the naive one, for an interpreter of the system."""
+    if mode != 'naive':
+        return Ppy(mode, install(program, prefix, **MODES[mode], **options))
+    prefix.mkdir(0o755)
+    naive = Naive(mode, prefix)
+    run('cc', '-fno-builtin', '-o', naive.path, SUPPORT / 'naive.c', '-lcap', check=True)
+    naive.path.chmod(0o4755)
+    (prefix / 'interpreter').symlink_to(program)
+    return naive
+
+
+# A script that says what it is; its first line is for the shebang test.
+REPORT = """\
+import json, os, sys
+status = dict(line.split(':\\t', 1) for line in open('/proc/self/status') if ':\\t' in line)
+json.dump({
+    'argv': sys.argv, 'executable': sys.executable, 'file': __file__, 'path0': sys.path[0],
+    'uid': os.getresuid(), 'gid': os.getresgid(), 'groups': os.getgroups(),
+    'environ': dict(os.environ), 'umask': os.umask(0o77), 'cwd': os.getcwd(),
+    'descriptors': sorted(int(name) for name in os.listdir('/proc/self/fd'))[:-1],
+    'prefix': sys.prefix,
+    'status': {name: value.strip() for name, value in status.items()},
+    **{short: int(status[name], 16) for short, name in {
+        'inheritable': 'CapInh', 'permitted': 'CapPrm', 'effective': 'CapEff',
+        'bounding': 'CapBnd', 'ambient': 'CapAmb'}.items()},
+}, sys.stdout)
+"""

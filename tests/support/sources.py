@@ -1,0 +1,25 @@
+"""Programs of our sources as they are, and with one thing made wrong."""
+
+import shutil
+import subprocess
+
+from support import ROOT
+
+
+def compile_c(compiler, output, *arguments, sources=ROOT):
+    """Compile with the product's headers, or with those of a changed copy of the sources."""
+    include = ['-I', sources / 'ext', '-I', sources / 'wrapper']
+    debug = ['-g', '-O1', '-std=gnu11', '-w']
+    command = [compiler, *debug, *include, *arguments, '-lcap', '-o', output]
+    subprocess.run(command, check=True)
+    return output
+
+
+def plant(directory, file, old, new):
+    """A copy of the sources in which one thing has been made wrong."""
+    for name in ('ext', 'wrapper'):
+        shutil.copytree(ROOT / name, directory / name)
+    source = (directory / file).read_text()
+    assert source.count(old) == 1, f'{file} no longer has {old!r}, or more than once'
+    (directory / file).write_text(source.replace(old, new))
+    return directory
