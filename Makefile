@@ -17,14 +17,14 @@ help:  ## say what there is to make
 demo: build/installed build/wheel  ## as root: a script lists /root without being root
 	@CAPS=$(CURDIR)/$(BIN)/caps examples/demo.sh
 
-test: build/test-packages build/installed build/wheel  ## the tests; TESTS=tests/test_file.py takes one file
+test: build/test-packages build/installed build/wheel  ## the tests; TESTS=tests/library/test_file.py takes one file
 	$(BIN)/pytest $(TESTS)
 
 soak: build/test-packages build/installed build/wheel  ## the tests with more rounds; half an hour
 	CAPS_SOAK=1 $(BIN)/pytest $(TESTS)
 
 differential: build/installed  ## the model of execve(2) against the kernel
-	PYTHONPATH=tests $(BIN)/python tests/test_execve.py --count 20000
+	PYTHONPATH=tests $(BIN)/python tests/explain/test_execve.py --count 20000
 
 bench: build/bench-venv  ## as root: the project beside its peers; four minutes
 	build/bench-venv/bin/python bench/run.py build/bench.json

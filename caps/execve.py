@@ -2,7 +2,7 @@
 
 `execve` takes the state of a process and the facts of a file, and gives the state after it or the
 error, with a sentence for every rule that had a say.  It follows Linux 6.18, fs/exec.c and
-security/commoncap.c; tests/test_execve.py holds it against the kernel that runs.
+security/commoncap.c; tests/explain/test_execve.py holds it against the kernel that runs.
 
 Ids are those of one observer, by default the initial user namespace, whichever the process is in.
 

@@ -9,7 +9,7 @@ from support import run
 
 SUPPORTED = ['3.10', '3.11', '3.12', '3.13', '3.14']
 # The tests that need no privilege and no ppy, and so run in each of them.
-LIBRARY = ['test_capset', 'test_text', 'test_process', 'test_file', 'test_import']
+LIBRARY = [f'library/test_{name}' for name in ('capset', 'text', 'process', 'file', 'import')]
 RUNNING = f'{sys.version_info.major}.{sys.version_info.minor}'
 
 

@@ -17,7 +17,7 @@ def test_the_examples_run_as_written(document):
 @pytest.mark.parametrize('document', ['SECURITY.md', 'CONTRIBUTING.md'])
 def test_every_test_that_is_named_exists(document):
     named = re.findall(r'`(test_\w+)(…?)`', (ROOT / document).read_text())
-    sources = ''.join(path.read_text() for path in (ROOT / 'tests').glob('test_*.py'))
+    sources = ''.join(path.read_text() for path in (ROOT / 'tests').rglob('test_*.py'))
     assert named
     assert [name for name, cut in named if f'def {name}{"" if cut else "("}' not in sources] == []
 

@@ -1,12 +1,13 @@
 """The figures of the documentation, which are drawn from the model."""
 
 import importlib.util
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / 'doc' / 'figures.py'
+from support import ROOT
+
+SOURCE = ROOT / 'doc' / 'figures.py'
 SVG = '{http://www.w3.org/2000/svg}'
 
 

@@ -1,6 +1,6 @@
 """What caps.execve says against what the kernel does, over random processes and files.
 
-python tests/test_execve.py --count 20000 [--seed N] is the long run, as root.
+python tests/explain/test_execve.py --count 20000 [--seed N] is the long run, as root.
 """
 
 import argparse
