@@ -6,7 +6,6 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,12 +97,6 @@ def launch_under(world):
     return get
 
 
-@pytest.fixture(params=['naive', *MODES])
-def launchers(request, launch_under):
-    """A function from an interpreter's name to a launcher: every attack is tried on three."""
-    return functools.partial(launch_under, request.param)
-
-
 @pytest.fixture(scope='session', params=MODES)
 def ppy(request, world, system_venv):
     prefix = world / request.param
@@ -135,56 +128,3 @@ def script(scene, accounts):
         return path
 
     return make
-
-
-@pytest.fixture
-def den(scene, accounts):
-    """A directory of b's own, from which he attacks."""
-    path = scene / 'den'
-    path.mkdir()
-    os.chown(path, accounts.b.uid, accounts.b.gid)
-    path.chmod(0o755)
-    return path
-
-
-@pytest.fixture
-def loot(scene, accounts):
-    """A file that is there only if the attack was won: none but a and root can make it."""
-    path = scene / 'vault'
-    path.mkdir()
-    os.chown(path, accounts.a.uid, accounts.a.gid)
-    path.chmod(0o755)
-    return path / 'loot'
-
-
-@contextmanager
-def sysctl(path, value):
-    """A setting of the kernel, for a while."""
-    file = Path('/proc/sys', path)
-    before = file.read_text()
-    try:
-        file.write_text(value)
-        yield
-    finally:
-        file.write_text(before)
-
-
-@pytest.fixture
-def hard_links():
-    """Anybody may make a hard link of anything, as before Linux 3.6."""
-    with sysctl('fs/protected_hardlinks', '0'):
-        yield
-
-
-@pytest.fixture
-def core_files():
-    """A program that crashes leaves its memory where it is working."""
-    with sysctl('kernel/core_pattern', 'core'), sysctl('kernel/core_uses_pid', '0'):
-        yield
-
-
-@pytest.fixture
-def few_keys():
-    """An account may have few keys."""
-    with sysctl('kernel/keys/maxkeys', '15'):
-        yield

@@ -1,0 +1,97 @@
+"""Attacks on ppy by real accounts: b attacks, and wants what is a's or root's.
+
+Every attack is made on three launchers: the naive one, where it must succeed, or the test would
+show nothing, and ppy in both installation modes, where it must not.
+"""
+
+import functools
+import os
+import secrets
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support import MUST_RUN, run
+from support.attacks import Den
+from support.launchers import MODES
+
+
+@pytest.fixture(params=['naive', *MODES])
+def launchers(request, launch_under):
+    """A function from an interpreter's name to a launcher: every attack is tried on three."""
+    return functools.partial(launch_under, request.param)
+
+
+@pytest.fixture
+def den(scene, accounts):
+    """A directory of b's own, from which he attacks."""
+    path = scene / 'den'
+    path.mkdir()
+    os.chown(path, accounts.b.uid, accounts.b.gid)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def loot(scene, accounts):
+    """A file that is there only if the attack was won: none but a and root can make it."""
+    path = scene / 'vault'
+    path.mkdir()
+    os.chown(path, accounts.a.uid, accounts.a.gid)
+    path.chmod(0o755)
+    return path / 'loot'
+
+
+@contextmanager
+def sysctl(path, value):
+    """A setting of the kernel, for a while."""
+    file = Path('/proc/sys', path)
+    before = file.read_text()
+    try:
+        file.write_text(value)
+        yield
+    finally:
+        file.write_text(before)
+
+
+@pytest.fixture
+def hard_links():
+    """Anybody may make a hard link of anything, as before Linux 3.6."""
+    with sysctl('fs/protected_hardlinks', '0'):
+        yield
+
+
+@pytest.fixture
+def core_files():
+    """A program that crashes leaves its memory where it is working."""
+    with sysctl('kernel/core_pattern', 'core'), sysctl('kernel/core_uses_pid', '0'):
+        yield
+
+
+@pytest.fixture
+def few_keys():
+    """An account may have few keys."""
+    with sysctl('kernel/keys/maxkeys', '15'):
+        yield
+
+
+@pytest.fixture
+def nest(den, loot):
+    return Den(den, loot)
+
+
+@pytest.fixture
+def secret(scene):
+    """A file that none but root can read."""
+    path = scene / 'secret'
+    path.write_text(secrets.token_hex())
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def namespaces(accounts):
+    """b may make user namespaces."""
+    if run('unshare', '-Ur', 'true', account=accounts.b).returncode:
+        (pytest.fail if MUST_RUN else pytest.skip)('ordinary accounts cannot make user namespaces')

@@ -1,0 +1,74 @@
+"""What ppy stands on: its interpreter and itself."""
+
+import os
+import shutil
+import stat
+
+import pytest
+
+from support import needs_root, run
+from support.attacks import PYTHON, assert_only_naive_loses
+from support.launchers import make_launcher
+
+pytestmark = needs_root
+
+# How b comes to decide what the interpreter is.
+REPLACEMENTS = {
+    'writable': (lambda path, b: path.chmod(0o757), ': > "$0"; cat > "$0"'),
+    "b's": (lambda path, b: os.chown(path, b.uid, b.gid), 'cat > "$0"'),
+    'in a writable directory': (
+        lambda path, b: path.parent.chmod(0o777),
+        'mv "$0" "$0-"; cat > "$0"; chmod 755 "$0"',
+    ),
+    'gone from a writable directory': (
+        lambda path, b: (path.unlink(), path.parent.chmod(0o777)),
+        'cat > "$0"; chmod 755 "$0"',
+    ),
+    'below a writable directory': (
+        lambda path, b: path.parent.parent.chmod(0o777),
+        'd="${0%/*}"; mv "$d" "$d-"; mkdir -m 755 "$d"; cat > "$0"; chmod 755 "$0"',
+    ),
+}
+
+
+@pytest.mark.parametrize(('expose', 'replace'), REPLACEMENTS.values(), ids=REPLACEMENTS)
+def test_replaced_interpreter_does_not_run(
+    launchers, script, accounts, scene, loot, expose, replace
+):
+    program = scene / 'upper/programs/shell'
+    program.parent.mkdir(parents=True)
+    shutil.copyfile('/bin/sh', program)
+    for part in (program.parent.parent, program.parent, program):
+        part.chmod(0o755)
+    launcher = make_launcher(launchers.args[0], program, scene / 'prefix')
+    path = script('echo ran', 'cap_kill=i')
+    assert launcher.run(path, account=accounts.b).stdout == 'ran\n'
+    expose(program, accounts.b)
+    planted = f'#!/bin/sh\n: > {loot}\n'
+    run('sh', '-c', replace, program, account=accounts.b, input=planted, check=True)
+    done = launcher.run(path, account=accounts.b)
+    assert_only_naive_loses(launcher, loot.exists(), done)
+
+
+PATCH = """
+import mmap, os, sys
+path, old, new = map(os.fsencode, sys.argv[1:])
+with open(path, 'r+b') as file, mmap.mmap(file.fileno(), 0) as memory:
+    start = memory.find(old + bytes(1))
+    memory[start : start + len(old)] = new.ljust(len(old), bytes(1))
+"""
+
+
+def test_launcher_that_others_can_write_to_does_not_run_what_they_wrote(
+    launchers, script, accounts, scene, nest
+):
+    launcher = make_launcher(launchers.args[0], '/bin/sh', scene / 'prefix')
+    old = '/interpreter' if launcher.naive else launcher.installed.capped
+    new = '/../den/prog' if launcher.naive else str(nest.path / 'prog')
+    nest.program('prog')
+    path = script('echo ran', 'cap_kill=i')
+    launcher.path.chmod(stat.S_IMODE(launcher.path.stat().st_mode) | 0o002)
+    run(PYTHON, '-c', PATCH, launcher.path, old, new, account=accounts.b, check=True)
+    assert new.encode() in launcher.path.read_bytes()
+    done = launcher.run(path, account=accounts.b)
+    assert_only_naive_loses(launcher, nest.loot.exists(), done)

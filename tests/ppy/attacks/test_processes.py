@@ -1,0 +1,95 @@
+"""Other processes that reach for the one of a script."""
+
+import subprocess
+
+import pytest
+
+from support import needs_root, run
+from support.attacks import PYTHON, assert_only_naive_loses
+from support.launchers import MODES
+
+pytestmark = needs_root
+
+REACH = """
+import ctypes, os, sys
+pid, libc = int(sys.argv[1]), ctypes.CDLL(None, use_errno=True)
+def attach():
+    if libc.ptrace(16, pid, None, None) < 0:
+        raise OSError
+def memory():
+    os.open(f'/proc/{pid}/mem', os.O_RDWR)
+def environment():
+    open(f'/proc/{pid}/environ', 'rb').read()
+def descriptors():
+    os.listdir(f'/proc/{pid}/fd')
+def map():
+    open(f'/proc/{pid}/maps').read()
+def kill():
+    os.kill(pid, 0)
+def limit():
+    import resource
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 3))
+for attempt in attach, memory, environment, descriptors, map, kill, limit:
+    try:
+        attempt()
+        print(attempt.__name__)
+    except OSError:
+        pass
+"""
+
+
+def reached(launcher, path, account):
+    """What an account can do to a script that it has launched."""
+    options = {'user': account.uid, 'group': account.gid, 'extra_groups': []}
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    with subprocess.Popen([launcher.path, path], **pipes, **options) as process:
+        try:
+            assert process.stdout.readline() == b'ready\n'
+            return set(run(PYTHON, '-c', REACH, process.pid, account=account).stdout.split())
+        finally:
+            process.kill()
+
+
+EVERYTHING = {'attach', 'memory', 'environment', 'descriptors', 'map', 'kill', 'limit'}
+WAIT = 'echo ready; read -r line'
+
+
+def test_attempts_to_reach_a_process_succeed_with_ones_own(launchers, script, accounts):
+    path = script(WAIT, '=', owner=accounts.b)
+    assert reached(launchers('bash'), path, accounts.b) == EVERYTHING
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize(
+    ('who', 'mark', 'could'),
+    [
+        ('b', '=', set()),
+        ('b', 'cap_kill=i', set()),
+        ('a', '=', EVERYTHING),
+        ('a', 'cap_kill=i', {'kill', 'limit'}),
+    ],
+)
+def test_script_is_open_only_to_whom_it_gives_nothing(
+    launch_under, script, accounts, mode, who, mark, could
+):
+    account = getattr(accounts, who)
+    assert reached(launch_under(mode, 'bash'), script(WAIT, mark), account) == could
+
+
+TRACE = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+pid = os.fork()
+if not pid:
+    libc.ptrace(0, 0, None, None)
+    os.execv(sys.argv[1], sys.argv[1:])
+while not os.WIFEXITED(status := os.waitpid(pid, 0)[1]) and not os.WIFSIGNALED(status):
+    libc.ptrace(7, pid, None, None)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_launcher_does_not_run_a_script_under_a_debugger(launchers, script, accounts):
+    path = script('echo ran', 'cap_kill=i')
+    done = run(PYTHON, '-c', TRACE, launchers('sh').path, path, account=accounts.b)
+    assert_only_naive_loses(launchers('sh'), 'ran' in done.stdout, done)
