@@ -11,6 +11,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+
 from support import ROOT, needs_root, run
 
 pytestmark = needs_root
