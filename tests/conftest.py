@@ -128,3 +128,13 @@ def script(scene, accounts):
         return path
 
     return make
+
+
+@pytest.fixture
+def den(scene, accounts):
+    """A directory of b's own, from which he attacks."""
+    path = scene / 'den'
+    path.mkdir()
+    os.chown(path, accounts.b.uid, accounts.b.gid)
+    path.chmod(0o755)
+    return path

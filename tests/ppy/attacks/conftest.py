@@ -24,16 +24,6 @@ def launchers(request, launch_under):
 
 
 @pytest.fixture
-def den(scene, accounts):
-    """A directory of b's own, from which he attacks."""
-    path = scene / 'den'
-    path.mkdir()
-    os.chown(path, accounts.b.uid, accounts.b.gid)
-    path.chmod(0o755)
-    return path
-
-
-@pytest.fixture
 def loot(scene, accounts):
     """A file that is there only if the attack was won: none but a and root can make it."""
     path = scene / 'vault'
