@@ -1,4 +1,4 @@
-"""Draws one execve(2) and one launch by ppy, from the model in caps.execve, as SVG.
+"""Draws one execve(2) and one launch by ppy, from the model in caps.explain.execve, as SVG.
 
 python doc/figures.py DIRECTORY writes execve.svg and launch.svg there.
 """
@@ -9,8 +9,10 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from caps import CapSet
-from caps.execve import File, FileCaps, Ids, Process, execve, ppy_state
-from caps.install import LAUNCHER_CAPS
+from caps.explain.execve import execve
+from caps.explain.ppy import ppy_state
+from caps.system.launcher import LAUNCHER_CAPS
+from caps.system.types import File, FileCaps, Ids, Process
 
 SETS = 'bounding', 'inheritable', 'ambient', 'permitted', 'effective'
 COLUMN, LEFT, TOP, GAP = 150, 100, 92, 52

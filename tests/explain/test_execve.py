@@ -1,4 +1,4 @@
-"""What caps.execve says against what the kernel does, over random processes and files.
+"""What caps.explain.execve says against what the kernel does, over random processes and files.
 
 python tests/explain/test_execve.py --count 20000 [--seed N] is the long run, as root.
 """
@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import pytest
 
-from caps import IAB, Caps, CapSet, SecureBits, execve, set_no_new_privs
+from caps import IAB, Caps, CapSet, SecureBits, set_no_new_privs
+from caps.explain import execve
 from caps.system import types as model_types
 from caps.system.types import File, FileCaps, Ids, Process, UserNamespace
 from support import SUPPORT, needs

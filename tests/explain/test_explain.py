@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from caps import Caps, CapSet
-from caps.explain import SETS, explain
+from caps.explain import explain
+from caps.explain.explanation import SETS
 from caps.install import install, remove
 from caps.system.types import FileCaps
 from support import SUPPORT, needs, needs_root, python, run
@@ -493,7 +494,7 @@ def test_file_that_the_user_may_not_execute(program, as_b):
 
 def test_program_that_may_be_executed_and_not_read(program):
     code = (
-        'import sys\nfrom caps.explain import *\n'
+        'import sys\nfrom caps import Caps\nfrom caps.explain import explain\n'
         "Caps.from_process().deactivate('dac_override', 'dac_read_search').apply()\n"
         'print(explain(sys.argv[1]).error)'
     )

@@ -312,25 +312,3 @@ def _ambient(process: Process, is_marked: bool, is_changed: bool, say: Say) -> C
         say('ambient-kept')
         return process.ambient
     return CapSet()
-
-
-def ppy_state(process: Process, script: File) -> Process:
-    """What ppy makes of its process before it executes the capped copy of an interpreter.
-
-    process: ppy as it is started.
-    script: the marked script.
-    Returns the state; see ppy(8).
-    """
-    own = CapSet('cap_dac_override')  # which it takes to execute that; it does not survive
-    return replace(
-        process,
-        effective=own,
-        permitted=own,
-        inheritable=script.caps.inheritable if script.caps else CapSet(),
-        ambient=CapSet(),
-        bounding=CapSet(),
-        uid=Ids(script.uid, script.uid, script.uid),
-        gid=Ids(script.gid, script.gid, script.gid),
-        groups=frozenset(),
-        securebits=SecureBits(['noroot', 'noroot_locked', 'keep_caps']),
-    )

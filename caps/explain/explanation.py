@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from caps import Caps, CapSet
-from caps.execve import Outcome, Reason, execve, ppy_state
+from caps.explain.execve import Outcome, Reason, execve
+from caps.explain.ppy import ppy_state
 from caps.facts import (
     SIZE,
     Actor,
