@@ -15,19 +15,12 @@ from dataclasses import dataclass
 from caps import Caps, CapSet
 from caps.explain.execve import Outcome, Reason, execve
 from caps.explain.ppy import ppy_state
-from caps.facts import (
-    SIZE,
-    Actor,
-    Found,
-    as_user,
-    closed_directory,
-    look_at_file,
-    look_at_process,
-    vanishing_libraries,
-)
 from caps.show import in_words
+from caps.system.elf import vanishing_libraries
+from caps.system.files import SIZE, Found, look_at_file
 from caps.system.launcher import LAUNCHER_CAPS, NAME, PREFIX, means_all, read_record
-from caps.system.path import strangers
+from caps.system.path import closed_directory, strangers
+from caps.system.processes import Actor, as_user, look_at_process
 from caps.system.types import FileCaps, Process
 
 ACTIVATE = 'caps.Caps.from_process().activate().apply()'

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from caps.system.types import Process
+
 NOBODY = 65534  # the kernel's overflow id
 
 
@@ -34,3 +36,16 @@ def way(directory: str) -> Iterator[tuple[str, os.stat_result]]:
     for path in (*reversed(Path(directory).parents), Path(directory)):
         with suppress(FileNotFoundError, NotADirectoryError):
             yield str(path), path.lstat()
+
+
+def closed_directory(process: Process, path: str) -> str | None:
+    """The first directory on the way to a file that a process may not search."""
+    if process.effective & ['cap_dac_override', 'cap_dac_read_search']:
+        return None
+    for directory in reversed(Path(path).parents):
+        info = directory.stat()
+        is_owner = info.st_uid == process.uid.effective
+        bit = 0o100 if is_owner else 0o010 if info.st_gid in process.all_groups else 0o001
+        if not info.st_mode & bit:
+            return str(directory)
+    return None

@@ -1,0 +1,42 @@
+"""The mount that a file is on."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Mount:
+    """The mount that a file is on; `point` is None in another mount namespace."""
+
+    point: str | None
+    kind: str
+    nosuid: bool
+    noexec: bool
+
+
+def mount_of(descriptor: int) -> Mount:
+    """The mount of an open file."""
+    number = _mount_id(descriptor)
+    for line in Path('/proc/self/mountinfo').read_text(errors='surrogateescape').split('\n'):
+        words = line.split(' ')
+        if words[0] == number:
+            options = words[5].split(',')
+            point = re.sub(r'\\(\d{3})', lambda match: chr(int(match[1], 8)), words[4])
+            kind = words[words.index('-') + 1]
+            return Mount(point, kind, 'nosuid' in options, 'noexec' in options)
+    flags = os.fstatvfs(descriptor).f_flag
+    noexec = bool(flags & os.ST_NOEXEC)
+    root = os.open('/', os.O_PATH | os.O_CLOEXEC)
+    try:
+        if _mount_id(root) == number:  # chroot(2) into a directory that is no mount point
+            return Mount('/', 'unknown', bool(flags & os.ST_NOSUID), noexec)
+    finally:
+        os.close(root)
+    return Mount(None, 'unknown', True, noexec)
+
+
+def _mount_id(descriptor: int) -> str:
+    info = Path(f'/proc/self/fdinfo/{descriptor}').read_text()
+    return info.split('mnt_id:')[1].split()[0]
