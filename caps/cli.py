@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from caps.find import Search
+    from caps.system.find import Search
     from caps.install import Installation
     from caps.show import Process
 
@@ -284,7 +284,7 @@ def _change(paths: list[str], change: Callable[[str], object], out: Output) -> b
 
 
 def _find(arguments: argparse.Namespace, out: Output) -> bool:
-    from caps.find import find
+    from caps.system.find import find
 
     progress = Progress(sys.stderr)
 
