@@ -16,9 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from caps.system.find import Search
     from caps.install import Installation
     from caps.show import Process
+    from caps.system.find import Findings
 
     Command = Callable[[argparse.Namespace, Output], bool]
     Add = Callable[[str, Command | None, str], argparse.ArgumentParser]
@@ -288,18 +288,19 @@ def _find(arguments: argparse.Namespace, out: Output) -> bool:
 
     progress = Progress(sys.stderr)
 
-    def watch(search: Search) -> None:
-        progress.tick(f'{search.searched} directories searched, {len(search.found)} files found')
+    def watch(findings: Findings) -> None:
+        done, count = findings.searched, len(findings.files)
+        progress.tick(f'{done} directories searched, {count} files found')
 
     files = []
     for directory in arguments.directories:
         with out.noting():
-            search = find(directory, all_file_systems=arguments.all_file_systems, watch=watch)
+            findings = find(directory, all_file_systems=arguments.all_file_systems, watch=watch)
             progress.clear()
-            for path, caps in search.found:
+            for path, caps in findings.files:
                 _print_file(path, caps, out)
                 files.append(schema.file(path, caps))
-            for problem in search.problems:
+            for problem in findings.problems:
                 out.problem(problem)
     out.document = {'files': files}
     return bool(files)

@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from caps import Caps, _caps
 
@@ -12,13 +13,25 @@ WORKERS = 4
 ANY_DEVICE = -1
 
 
-class Search:
-    """What a search found: capabilities by path, sorted, and one OSError for each problem."""
+@dataclass
+class Findings:
+    """What a search has found so far.
+
+    files: each path with its capabilities, sorted in the end
+    problems: an OSError for everything that could not be looked at
+    searched: how many directories have been
+    """
+
+    files: list[tuple[str, Caps]] = field(default_factory=list)
+    problems: list[OSError] = field(default_factory=list)
+    searched: int = 0
+
+
+class _Search:
+    """The work of threads that hand one another directories, and add to the same findings."""
 
     def __init__(self, directory: bytes, device: int, workers: int) -> None:
-        self.found: list[tuple[str, Caps]] = []
-        self.problems: list[OSError] = []
-        self.searched = 0
+        self.findings = Findings()
         self.failure: BaseException | None = None
         self.ended = threading.Event()
         self._root, self._device = directory, device
@@ -49,7 +62,7 @@ class Search:
                 pass  # gone meanwhile
             except OSError as error:
                 self._note(error, directory)
-            self.searched += 1
+            self.findings.searched += 1
             if self._idle and len(mine) > 1:
                 self._share(mine)
 
@@ -89,10 +102,10 @@ class Search:
             self._note(error, path)
         else:
             if caps.marked:
-                self.found.append((self._named(path), caps))
+                self.findings.files.append((self._named(path), caps))
 
     def _note(self, error: OSError, path: bytes) -> None:
-        self.problems.append(OSError(error.errno, error.strerror, self._named(path)))
+        self.findings.problems.append(OSError(error.errno, error.strerror, self._named(path)))
 
     def _named(self, path: bytes) -> str:
         """A path as seen from the directory that was named, which may be a link."""
@@ -104,21 +117,22 @@ def find(
     directory: str | os.PathLike[str],
     *,
     all_file_systems: bool = False,
-    watch: Callable[[Search], None] | None = None,
-) -> Search:
+    watch: Callable[[Findings], None] | None = None,
+) -> Findings:
     """Find the files below a directory that carry capabilities, empty ones included.
 
     directory: may itself be a symbolic link; none below it is followed.
     all_file_systems: also enter what is mounted below.
     watch: is called ten times a second until the search has ended.
-    Returns a `Search`; every name of a file with several is found, and what cannot be read is
-    in its problems.  Raises OSError where there is no such directory, or no thread can be started;
-    see xattr(7).
+    Returns the findings: a file with several hard links is listed under each name, and what cannot
+    be read is a problem.
+    Raises OSError where there is no such directory, or no thread can be started; see xattr(7).
     """
     name = os.fsencode(directory)
     info = os.stat(name)
     workers = min(WORKERS, len(os.sched_getaffinity(0)))
-    search = Search(name, ANY_DEVICE if all_file_systems else info.st_dev, workers)
+    search = _Search(name, ANY_DEVICE if all_file_systems else info.st_dev, workers)
+    findings = search.findings
     for _ in range(workers):
         try:
             threading.Thread(target=search.work, daemon=True).start()
@@ -126,9 +140,9 @@ def find(
             raise OSError(errno.EAGAIN, 'no thread can be started, see ulimit -u') from None
     while not search.ended.wait(0.1 if watch else None):
         if watch:
-            watch(search)
+            watch(findings)
     if search.failure:
         raise search.failure
-    search.found.sort(key=lambda found: os.fsencode(found[0]))
-    search.problems.sort(key=lambda problem: os.fsencode(problem.filename))
-    return search
+    findings.files.sort(key=lambda file: os.fsencode(file[0]))
+    findings.problems.sort(key=lambda problem: os.fsencode(problem.filename))
+    return findings

@@ -68,7 +68,7 @@ def test_paths_are_sorted_and_begin_as_the_directory_was_named(tmp_path, monkeyp
     grown(tmp_path)
     monkeypatch.chdir(tmp_path.parent)
     for named in tmp_path.name, f'{tmp_path.name}/', f'../{tmp_path.parent.name}/{tmp_path.name}':
-        paths = [os.fsencode(path) for path, _ in find(named).found]
+        paths = [os.fsencode(path) for path, _ in find(named).files]
         assert paths == sorted(paths)
         assert all(path.startswith(os.fsencode(named).rstrip(b'/') + b'/') for path in paths)
         assert all(os.path.exists(path) for path in paths)
@@ -83,12 +83,12 @@ def test_every_name_of_a_file_is_found_and_no_link_below_is_followed(tmp_path):
     (tmp_path / 'loop').symlink_to('.')
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / 'socket'))
-    assert [path for path, _ in find(tmp_path).found] == [
+    assert [path for path, _ in find(tmp_path).files] == [
         f'{tmp_path}/below/file',
         f'{tmp_path}/name',
     ]
     (tmp_path / 'named').symlink_to('below')
-    assert [path for path, _ in find(tmp_path / 'named').found] == [f'{tmp_path}/named/file']
+    assert [path for path, _ in find(tmp_path / 'named').files] == [f'{tmp_path}/named/file']
 
 
 def test_name_that_is_no_text_survives_json(tmp_path, capsys):
@@ -142,9 +142,9 @@ def test_mounted_file_system_is_searched_only_if_told(tmp_path):
     try:
         (tmp_path / 'mounted/file').touch()
         Caps('cap_kill=p').apply(tmp_path / 'mounted/file')
-        assert find(tmp_path).found == []
-        assert len(find(tmp_path, all_file_systems=True).found) == 1
-        assert len(find(tmp_path / 'mounted').found) == 1
+        assert find(tmp_path).files == []
+        assert len(find(tmp_path, all_file_systems=True).files) == 1
+        assert len(find(tmp_path / 'mounted').files) == 1
     finally:
         run('umount', tmp_path / 'mounted', check=True)
 
@@ -166,7 +166,7 @@ def test_file_system_that_does_not_tell_types_is_searched(tmp_path):
 
 
 def test_all_of_proc_is_searched_without_a_hang():
-    assert find('/proc/self', all_file_systems=True).found == []
+    assert find('/proc/self', all_file_systems=True).files == []
 
 
 def test_path_that_is_too_long_is_a_problem(tmp_path):
@@ -206,7 +206,7 @@ def test_link_put_in_the_place_of_a_directory_leads_nowhere(tmp_path):
     try:
         until = time.monotonic() + 1
         while time.monotonic() < until:
-            assert find(inside).found == []
+            assert find(inside).files == []
     finally:
         ended.set()
         attacker.join()
@@ -228,7 +228,7 @@ def test_huge_directory_is_searched_faster_than_by_getcap(tmp_path):
 
     ours, getcap = [], []
     for _ in range(7):
-        ours.append(seconds(lambda: len(find(tmp_path).found)))
+        ours.append(seconds(lambda: len(find(tmp_path).files)))
         getcap.append(seconds(by_getcap))
     assert min(getcap) / min(ours) >= 1
 
