@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from caps import Caps, CapSet, schema
+from caps import Caps, CapSet, documents, schema
 from caps.examples import EXAMPLES, EXIT
 from caps.output import Output, Progress
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from caps.install import Installation
-    from caps.show import Process
     from caps.system.find import Findings
+    from caps.system.tasks import Task
 
     Command = Callable[[argparse.Namespace, Output], bool]
     Add = Callable[[str, Command | None, str], argparse.ArgumentParser]
@@ -199,25 +199,25 @@ def _venv_text(text: str) -> Caps:
 
 
 def _show(arguments: argparse.Namespace, out: Output) -> bool:
-    from caps import show
+    from caps.system import tasks
 
     pids = arguments.pids
-    processes: list[Process] = []
+    processes: list[Task] = []
     depths: list[int] = []
     if arguments.all and pids:
         raise ValueError('--all shows every process: name none, or use --tree')
     if arguments.tree or arguments.all:
-        processes = show.everything()
+        processes = tasks.everything()
         for pid in sorted(set(pids) - {process.pid for process in processes}):
             out.problem(f'{pid}: no such process')
     if arguments.tree:
-        ordered = show.tree(processes, pids)
+        ordered = tasks.tree(processes, pids)
         processes, depths = [it for _, it in ordered], [depth for depth, _ in ordered]
     elif not arguments.all:
         for pid in pids or [os.getpid()]:
             with out.noting():
-                processes.append(show.read(pid))
-    out.document = {'processes': [process.as_dict() for process in processes]}
+                processes.append(tasks.read(pid))
+    out.document = {'processes': [documents.process(process) for process in processes]}
     if arguments.tree or arguments.all:
         rows = [
             (str(it.pid), it.user, '  ' * depth + it.name, str(it.caps), str(it.iab), notes)
@@ -231,8 +231,8 @@ def _show(arguments: argparse.Namespace, out: Output) -> bool:
     return True
 
 
-def _print_process(it: Process, out: Output) -> None:
-    from caps.show import in_words, user_namespace
+def _print_process(it: Task, out: Output) -> None:
+    from caps.system.tasks import in_words, user_namespace
 
     out.line(str(it.pid), it.name, f'({it.user})', style='bold')
     sets = {name: it.caps[name] for name in ('effective', 'permitted', 'inheritable')}
@@ -252,7 +252,7 @@ def _get(arguments: argparse.Namespace, out: Output) -> bool:
     for path in arguments.files:
         with out.noting():
             caps = Caps.from_file(path)
-            files.append(schema.file(path, caps))
+            files.append(documents.file(path, caps))
             _print_file(path, caps, out)
     out.document = {'files': files}
     return all(file['marked'] for file in files)
@@ -278,7 +278,7 @@ def _change(paths: list[str], change: Callable[[str], object], out: Output) -> b
     for path in paths:
         with out.noting():
             change(path)
-            files.append(schema.file(path, Caps.from_file(path)))
+            files.append(documents.file(path, Caps.from_file(path)))
     out.document = {'files': files}
     return True
 
@@ -299,7 +299,7 @@ def _find(arguments: argparse.Namespace, out: Output) -> bool:
             progress.clear()
             for path, caps in findings.files:
                 _print_file(path, caps, out)
-                files.append(schema.file(path, caps))
+                files.append(documents.file(path, caps))
             for problem in findings.problems:
                 out.problem(problem)
     out.document = {'files': files}
@@ -310,7 +310,7 @@ def _explain(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.explain import explain
 
     explanation = explain(arguments.file, arguments.user, arguments.pid, arguments.ppy)
-    out.document = explanation.as_dict()
+    out.document = documents.explanation(explanation)
     for title, lines in explanation.sections:
         out.line(title, style='bold')
         for line in lines:
@@ -322,7 +322,7 @@ def _mark(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.venv import mark
 
     found = mark(arguments.directory, arguments.caps, arguments.group)
-    out.document = found.as_dict()
+    out.document = documents.environment(found)
     out.line(found.python, str(found.caps), style='yellow')
     out.line(f'  names:       {", ".join(found.names)}')
     out.line(f'  can run it:  {found.who}')
@@ -335,7 +335,7 @@ def _mark(arguments: argparse.Namespace, out: Output) -> bool:
 def _unmark(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.venv import unmark
 
-    out.document = unmark(arguments.directory).as_dict()
+    out.document = documents.environment(unmark(arguments.directory))
     return True
 
 
@@ -369,16 +369,7 @@ def _uninstall(arguments: argparse.Namespace, out: Output) -> bool:
 
 
 def _report(found: Installation, out: Output) -> bool:
-    out.document = {
-        'ppy': found.ppy,
-        'installed': bool(found.original),
-        'original': found.original or None,
-        'capped': found.capped or None,
-        'setuid': found.setuid,
-        'group': found.group,
-        'allowed': None if found.allowed is None else list(found.allowed),
-        'allow_root': found.allow_root,
-    }
+    out.document = documents.installation(found)
     if found.original:
         everything = found.allowed == CapSet.all()
         allowed = 'unknown' if found.allowed is None else ','.join(found.allowed) or 'nothing'

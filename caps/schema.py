@@ -6,8 +6,6 @@ and after a refusal they are all there is.  Each byte of a name that is not UTF-
 surrogate, \\udc80 to \\udcff, which Python's json and os.fsencode turn back into that byte.
 """
 
-from caps import Caps
-
 STATE = {'text': 'str', 'effective': ['str'], 'permitted': ['str'], 'inheritable': ['str']}
 PROBLEMS = {'problems': ['str']}
 FILES = {'files': [{'path': 'str', 'marked': 'bool', **STATE, 'root_id': 'int'}], **PROBLEMS}
@@ -122,21 +120,6 @@ SCHEMA = {
     'ppy status': INSTALLATION,
     'ppy remove': {'ppy': 'str', **PROBLEMS},
 }
-
-
-def state(caps: Caps) -> dict[str, object]:
-    """The document of three sets."""
-    return {
-        'text': str(caps),
-        'effective': list(caps.effective),
-        'permitted': list(caps.permitted),
-        'inheritable': list(caps.inheritable),
-    }
-
-
-def file(path: str, caps: Caps) -> dict[str, object]:
-    """The document of a file."""
-    return {'path': path, 'marked': caps.marked, **state(caps), 'root_id': caps.root_id}
 
 
 def text(command: str) -> str:

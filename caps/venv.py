@@ -19,7 +19,6 @@ from typing import Any
 
 from caps import IAB, Caps, CapSet
 from caps.accounts import user_name
-from caps.schema import state
 from caps.system.path import NOBODY
 
 UNMARKED = '.unmarked'  # what the name of a link has while the copy is in its place
@@ -48,20 +47,6 @@ class Environment:
         """Who can run the python, in words."""
         them = f'every member of {self.group}' if self.group else 'every account'
         return them + (f' that can enter {", ".join(self.closed)}' if self.closed else '')
-
-    def as_dict(self) -> dict[str, object]:
-        """The document of the environment; see caps.schema.ENVIRONMENT."""
-        return {
-            'directory': self.directory,
-            'python': self.python,
-            'names': self.names,
-            'unmarked': self.unmarked,
-            'owner': self.owner,
-            'group': self.group,
-            'who': self.who,
-            'closed': self.closed,
-            **state(self.caps),
-        }
 
 
 def parsed(text: str) -> Caps:

@@ -10,21 +10,20 @@ import stat
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from caps import Caps, CapSet
 from caps.explain.execve import Outcome, Reason, execve
 from caps.explain.ppy import ppy_state
-from caps.show import in_words
 from caps.system.elf import vanishing_libraries
-from caps.system.files import SIZE, Found, look_at_file
+from caps.system.files import SIZE, Executable, look_at_file
 from caps.system.launcher import LAUNCHER_CAPS, NAME, PREFIX, means_all, read_record
 from caps.system.path import closed_directory, strangers
 from caps.system.processes import Actor, as_user, look_at_process
-from caps.system.types import FileCaps, Process
+from caps.system.tasks import in_words
+from caps.system.types import SETS, FileCaps, Process
 
 ACTIVATE = 'caps.Caps.from_process().activate().apply()'
-SETS = 'inheritable', 'permitted', 'effective', 'ambient', 'bounding'
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,10 @@ class Explanation:
     sections: headings with sentences, from top to bottom; ``str()`` puts them together.
     """
 
-    found: Found
+    found: Executable
     actor: Actor
     user: str | None
-    launcher: Found | None
+    launcher: Executable | None
     checks: tuple[Check, ...]
     steps: tuple[Step, ...]
     error: str | None
@@ -96,40 +95,6 @@ class Explanation:
             '\n'.join([heading, *(f'  {sentence}' for sentence in sentences)])
             for heading, sentences in self.sections
         )
-
-    def as_dict(self) -> dict[str, object]:
-        """The same for programs; keys may be added in a later version, but not change."""
-        return {
-            'file': _file_dict(self.found),
-            'interpreters': [*map(_file_dict, [*self.found.chain][1:])],
-            'user': self.user,
-            'process': {'pid': self.actor.pid, 'name': self.actor.name}
-            | _process_dict(self.actor.process),
-            'ppy': self.launcher
-            and {
-                'path': self.launcher.path,
-                'checks': [
-                    {'holds': one.holds, 'text': one.text, 'mend': one.mend} for one in self.checks
-                ],
-            },
-            'steps': [
-                {
-                    'what': step.what,
-                    'before': _process_dict(step.before),
-                    'after': step.outcome.process and _process_dict(step.outcome.process),
-                    'error': errno.errorcode.get(step.outcome.error),
-                    'secure': step.outcome.secure,
-                    'reasons': [reason._asdict() for reason in step.outcome.reasons],
-                }
-                for step in self.steps
-            ],
-            'error': self.error,
-            'after': self.after and _process_dict(self.after),
-            'caveats': list(self.caveats),
-            'advice': [
-                {'rule': one.rule, 'text': one.text, 'command': one.command} for one in self.advice
-            ],
-        }
 
 
 def explain(
@@ -183,7 +148,7 @@ def explain(
     )
 
 
-def _look(path: str) -> Found:
+def _look(path: str) -> Executable:
     """A file that was named by an argument, where a shell's habits may have left the path out."""
     try:
         return look_at_file(path)
@@ -193,13 +158,13 @@ def _look(path: str) -> Found:
         raise
 
 
-def _is_ppy(found: Found) -> bool:
+def _is_ppy(found: Executable) -> bool:
     with suppress(PermissionError):  # everyone may read a ppy, but not every program
         return found.size <= SIZE and read_record(found.path) is not None
     return False
 
 
-def _execution(process: Process, found: Found) -> Step:
+def _execution(process: Process, found: Executable) -> Step:
     for one in found.chain:
         if closed := closed_directory(process, one.real_path):
             text = f'user {process.uid.effective} may not search {closed} (path_resolution(7))'
@@ -208,7 +173,7 @@ def _execution(process: Process, found: Found) -> Step:
     return Step(f'Executing {found.path}', process, execve(process, found.file))
 
 
-def _failed(process: Process, found: Found, error: int, reason: Reason) -> Step:
+def _failed(process: Process, found: Executable, error: int, reason: Reason) -> Step:
     outcome = Outcome(None, error, False, found.file, (reason,))
     return Step(f'Executing {found.path}', process, outcome)
 
@@ -221,7 +186,9 @@ def _own_checks(outcome: Outcome) -> Iterator[Check]:
         yield Check(False, f'{missing}: must have been given to ppy')
 
 
-def _checks(ppy: Found, found: Found, process: Process, is_other: bool) -> Iterator[Check]:
+def _checks(
+    ppy: Executable, found: Executable, process: Process, is_other: bool
+) -> Iterator[Check]:
     """What ppy-check beside a ppy says, started as the user where that is possible."""
     program = f'{ppy.real_path}-check'
     if not _belongs_to_root(program):
@@ -265,7 +232,7 @@ def _belongs_to_root(path: str) -> bool:
     return False
 
 
-def _launch(outcome: Outcome, ppy: Found, found: Found) -> Iterator[Step]:
+def _launch(outcome: Outcome, ppy: Executable, found: Executable) -> Iterator[Step]:
     """What ppy makes of itself, and its execution of the capped copy."""
     before = outcome.process
     record = read_record(ppy.path)
@@ -289,69 +256,20 @@ def _launch(outcome: Outcome, ppy: Found, found: Found) -> Iterator[Step]:
     )
 
 
-def _file_caveats(found: Found) -> Iterator[str]:
+def _file_caveats(found: Executable) -> Iterator[str]:
     for one in found.chain:
         if one.has_acl:
             yield f'{one.path} has an access control list, which may let others execute it (acl(5))'
 
 
-def _text(caps: FileCaps, *, effective: bool | None = None) -> str:
-    """The text that setcap(8) takes for these capabilities."""
-    flag = caps.effective if effective is None else effective
-    both = caps.permitted | caps.inheritable
-    made = Caps(permitted=caps.permitted, inheritable=caps.inheritable)
-    return str(made.activate(*both)) if flag and both else str(made)
-
-
-def _process_dict(process: Process) -> dict[str, object]:
-    return {
-        **{name: [*getattr(process, name)] for name in SETS},
-        'uid': process.uid._asdict(),
-        'gid': process.gid._asdict(),
-        'groups': sorted(process.groups),
-        'securebits': [*process.securebits],
-        'no_new_privs': process.no_new_privs,
-        'namespace_root': process.namespace.roots[0],
-    }
-
-
-def _file_dict(found: Found) -> dict[str, object]:
-    file, caps = found.file, found.file.caps
-    return {
-        'path': found.path,
-        'real_path': found.real_path,
-        'links': [{'path': path, 'target': target} for path, target in found.links],
-        'venv': found.venv,
-        'mode': f'{stat.S_IMODE(file.mode):04o}',
-        'uid': file.uid,
-        'gid': file.gid,
-        'capabilities': caps
-        and {
-            'text': _text(caps),
-            'permitted': [*caps.permitted],
-            'inheritable': [*caps.inheritable],
-            'effective': caps.effective,
-            'root_id': caps.root_id,
-        },
-        'mount': {
-            'point': found.mount.point,
-            'type': found.mount.kind,
-            'nosuid': found.mount.nosuid,
-            'noexec': found.mount.noexec,
-        },
-        'shebang': found.shebang,
-        'is_program': file.is_program,
-    }
-
-
 # The account
 
 
-def _heading(found: Found, is_first: bool) -> str:
+def _heading(found: Executable, is_first: bool) -> str:
     return f'The file {found.path}' if is_first else f'The interpreter {found.path}'
 
 
-def _of_file(found: Found) -> Iterator[str]:
+def _of_file(found: Executable) -> Iterator[str]:
     file, caps = found.file, found.file.caps
     for link, target in found.links:
         yield f'{link} is a symbolic link to {target}'
@@ -375,7 +293,7 @@ def _of_file(found: Found) -> Iterator[str]:
         alone = caps.effective and not caps.permitted | caps.inheritable
         flag = ', which is the effective flag alone' if alone else ''
         root = f', for user namespaces whose root is {caps.root_id}' if caps.root_id else ''
-        yield f'capabilities {_text(caps)}{flag}{root}'
+        yield f'capabilities {caps}{flag}{root}'
         for news in filter(None, map(_news, (caps.permitted, caps.inheritable))):
             yield f'these were all capabilities of an older kernel: this one has {news} too'
     if found.shebang is not None:
@@ -449,9 +367,9 @@ def _of_advice(advice: Advice) -> str:
 
 
 def _advice(
-    found: Found,
-    started: Found,
-    ppy: Found | None,
+    found: Executable,
+    started: Executable,
+    ppy: Executable | None,
     checks: tuple[Check, ...],
     steps: list[Step],
     environ: Mapping[str, str],
@@ -481,15 +399,15 @@ def _rules(step: Step) -> set[str]:
     return {reason.rule for reason in step.outcome.reasons}
 
 
-def _setcap(text: str, found: Found) -> str:
+def _setcap(text: str, found: Executable) -> str:
     return shlex.join(['setcap', text, found.real_path])
 
 
-def _unmark(found: Found) -> str:
+def _unmark(found: Executable) -> str:
     return shlex.join(['setcap', '-r', found.real_path])
 
 
-def _on_marks(found: Found) -> Iterator[Advice]:
+def _on_marks(found: Executable) -> Iterator[Advice]:
     caps = found.file.caps
     if caps is None:
         return
@@ -498,7 +416,7 @@ def _on_marks(found: Found) -> Iterator[Advice]:
             f'{found.real_path} is marked, for everyone who runs it: unmark it '
             f"({_unmark(found)}), and mark a copy of the environment's own"
         )
-        command = shlex.join(['caps', 'venv', 'mark', found.venv, _text(caps)])
+        command = shlex.join(['caps', 'venv', 'mark', found.venv, str(caps)])
         yield Advice('venv', text, command)
     elif found.links and not _is_environments_own(found):
         text = (
@@ -514,15 +432,15 @@ def _on_marks(found: Found) -> Iterator[Advice]:
             caps.effective,
         )
         text = 'mark it again, since all capabilities are more than they were'
-        yield Advice('older-all', text, _setcap(_text(renewed), found))
+        yield Advice('older-all', text, _setcap(str(renewed), found))
 
 
-def _is_environments_own(found: Found) -> bool:
+def _is_environments_own(found: Executable) -> bool:
     """Whether this is what `caps venv mark` has made, to which the environment's names lead."""
     return os.path.exists(os.path.join(os.path.dirname(found.real_path), '../pyvenv.cfg'))
 
 
-def _on_script(found: Found) -> Iterator[Advice]:
+def _on_script(found: Executable) -> Iterator[Advice]:
     caps, mode = found.file.caps, found.file.mode
     if found.interpreter is None or (caps is None and not mode & 0o6000):
         return
@@ -534,7 +452,7 @@ def _on_script(found: Found) -> Iterator[Advice]:
     yield Advice('script', text, _setcap(str(Caps(inheritable=wanted)), found) if wanted else None)
 
 
-def _on_access(started: Found, step: Step) -> Iterator[Advice]:
+def _on_access(started: Executable, step: Step) -> Iterator[Advice]:
     rules = _rules(step)
     if 'format' in rules:
         text, command = 'a script needs #! and an interpreter as its first line', None
@@ -553,7 +471,7 @@ def _on_access(started: Found, step: Step) -> Iterator[Advice]:
     yield Advice('access', 'let the user execute it', shlex.join(['chmod', 'a+x', path]))
 
 
-def _on_mount(program: Found, step: Step) -> Iterator[Advice]:
+def _on_mount(program: Executable, step: Step) -> Iterator[Advice]:
     mount, rules = program.mount, _rules(step)
     for wrong, option, text in (
         ('noexec', 'exec', 'programs'),
@@ -569,7 +487,7 @@ def _on_mount(program: Found, step: Step) -> Iterator[Advice]:
             )
 
 
-def _on_process(program: Found, step: Step) -> Iterator[Advice]:
+def _on_process(program: Executable, step: Step) -> Iterator[Advice]:
     """What to change of the process or take from the file."""
     process, caps, rules = step.before, program.file.caps, _rules(step)
     if process.no_new_privs and (caps or rules & {'no-new-privs', 'no-new-privs-ids'}):
@@ -581,7 +499,7 @@ def _on_process(program: Found, step: Step) -> Iterator[Advice]:
         )
     if 'root-id' in rules and caps:
         text = 'it was marked in a user namespace and for that: mark it in this one'
-        yield Advice('root-id', text, _setcap(_text(caps), program))
+        yield Advice('root-id', text, _setcap(str(caps), program))
     if 'setuid-root-file' in rules:
         text = 'its mark is all that a marked set-user-ID root program gets: unmark it'
         yield Advice('setuid-root-file', text, _unmark(program))
@@ -600,7 +518,7 @@ def _on_process(program: Found, step: Step) -> Iterator[Advice]:
         )
 
 
-def _on_sets(found: Found, program: Found, step: Step) -> Iterator[Advice]:
+def _on_sets(found: Executable, program: Executable, step: Step) -> Iterator[Advice]:
     """What of the file's capabilities the process does not get because of its own sets."""
     process, caps, rules = step.before, program.file.caps, _rules(step)
     if caps is None or not rules & {'file', 'too-little'} or 'root' in rules:
@@ -614,18 +532,18 @@ def _on_sets(found: Found, program: Found, step: Step) -> Iterator[Advice]:
         )
     if 'too-little' in rules:
         text = 'or mark it without the effective flag, to run with less'
-        yield Advice('too-little', text, _setcap(_text(caps, effective=False), program))
+        yield Advice('too-little', text, _setcap(str(replace(caps, effective=False)), program))
     if found is program and (useless := (caps.inheritable & process.bounding) - given):
         marked = FileCaps(caps.permitted | useless, caps.inheritable, True)
         text = (
             f'what a file has inheritable is for processes that have it inheritable, and this one '
             f'has not {useless}: mark the file as permitted'
         )
-        yield Advice('inheritable', text, _setcap(_text(marked), program))
+        yield Advice('inheritable', text, _setcap(str(marked), program))
 
 
 def _on_end(
-    found: Found, program: Found, step: Step, environ: Mapping[str, str]
+    found: Executable, program: Executable, step: Step, environ: Mapping[str, str]
 ) -> Iterator[Advice]:
     """What remains to be done where the program runs."""
     after, caps = step.outcome.process, program.file.caps
@@ -637,7 +555,7 @@ def _on_end(
         command = None
         if caps and not caps.effective and not is_script:
             text += ', or the effective flag does it'
-            command = _setcap(_text(caps, effective=True), program)
+            command = _setcap(str(replace(caps, effective=True)), program)
         yield Advice('idle', text, command)
     is_told = is_script and found.file.caps is not None
     if not after.permitted and caps is None and not program.file.mode & 0o4000 and not is_told:
@@ -666,7 +584,7 @@ def _on_end(
         yield Advice('libraries', text, _unmark(program) if caps else None)
 
 
-def _on_launch(step: Step, script: Found) -> Iterator[Advice]:
+def _on_launch(step: Step, script: Executable) -> Iterator[Advice]:
     """What remains to be done where ppy executes the capped copy."""
     after, capped = step.outcome.process, look_at_file(step.outcome.program.path)
     if after is None:

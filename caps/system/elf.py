@@ -8,13 +8,13 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from caps.system.files import SIZE, Found
+from caps.system.files import SIZE, Executable
 
 LIBRARIES = '/lib', '/usr/lib', '/lib64', '/usr/lib64'
 MUSL_LIBRARIES = '/lib', '/usr/local/lib', '/usr/lib'
 
 
-def vanishing_libraries(found: Found, environ: Mapping[str, str]) -> list[str]:
+def vanishing_libraries(found: Executable, environ: Mapping[str, str]) -> list[str]:
     """Libraries that the dynamic loader finds for a program, but not in secure execution.
 
     Then it ignores LD_LIBRARY_PATH, and $ORIGIN in what the program names; see ld.so(8).

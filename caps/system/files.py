@@ -19,7 +19,7 @@ SIZE = 1 << 26  # of a file that is read as a whole, since anyone's file is look
 
 
 @dataclass(frozen=True)
-class Found:
+class Executable:
     """A file, and what is worth saying about it.
 
     path: as it was given
@@ -42,17 +42,17 @@ class Found:
     shebang: str | None
     has_acl: bool
     file: File
-    interpreter: Found | None = None
+    interpreter: Executable | None = None
 
     @property
-    def chain(self) -> Iterator[Found]:
+    def chain(self) -> Iterator[Executable]:
         """This file, its interpreter, the interpreter's interpreter, and so on."""
         yield self
         if self.interpreter:
             yield from self.interpreter.chain
 
 
-def look_at_file(path: str, depth: int = DEPTH) -> Found:
+def look_at_file(path: str, depth: int = DEPTH) -> Executable:
     """A file and, if it is a script, its interpreters.
 
     Raises OSError where there is no such file, or ValueError where its capabilities are malformed.
@@ -74,7 +74,7 @@ def look_at_file(path: str, depth: int = DEPTH) -> Found:
             error.strerror = f'{error.strerror}, which the first line of {path} names'
         raise
     value = _attribute(path, 'security.capability')
-    return Found(
+    return Executable(
         path,
         real_path,
         info.st_size,

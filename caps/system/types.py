@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from caps import IAB, Caps, CapSet, SecureBits
 
+SETS = 'inheritable', 'permitted', 'effective', 'ambient', 'bounding'
 EVERY_ID = (range(2**32 - 1),)
 
 
@@ -120,6 +121,12 @@ class FileCaps:
         permitted, inheritable = words[0] | words[2] << 32, words[1] | words[3] << 32
         sets = CapSet.from_mask(permitted), CapSet.from_mask(inheritable)
         return cls(*sets, bool(magic & 1), root_id)
+
+    def __str__(self) -> str:
+        """The text that setcap(8) takes for it."""
+        both = self.permitted | self.inheritable
+        caps = Caps(permitted=self.permitted, inheritable=self.inheritable)
+        return str(caps.activate(*both)) if self.effective and both else str(caps)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from caps import Caps, CapSet
+from caps import Caps, CapSet, documents
 from caps.explain import explain
-from caps.explain.explanation import SETS
 from caps.install import install, remove
-from caps.system.types import FileCaps
 from support import SUPPORT, needs, needs_root, python, run
+from caps.system.types import SETS, FileCaps
 
 pytestmark = [needs_root, needs('cap_net_raw', 'cap_setpcap')]
 SHORT = {
@@ -159,7 +158,7 @@ def test_marked_program_is_explained_from_top_to_bottom(program, accounts, as_b)
 
 def test_account_is_a_document_too(program, as_b):
     said, _ = happens(program('cap_net_raw=ep'), as_b)
-    document = json.loads(json.dumps(said.as_dict()))
+    document = json.loads(json.dumps(documents.explanation(said)))
     assert document['after']['effective'] == ['cap_net_raw']
     assert document['file']['capabilities']['text'] == 'cap_net_raw=ep'
     assert document['error'] is None
@@ -203,9 +202,9 @@ def test_root_directory_that_is_no_mount_point_is_on_a_mount_of_ours(program, sc
     name = Path(program('cap_net_raw=ep')).name
     (scene / 'proc').mkdir()
     code = (
-        'import json, os, sys; from caps.explain import explain\n'
+        'import json, os, sys; from caps import documents; from caps.explain import explain\n'
         'os.chroot(sys.argv[1]); os.chdir("/")\n'
-        'print(json.dumps(explain("/" + sys.argv[2], pid=os.getpid()).as_dict()))\n'
+        'print(json.dumps(documents.explanation(explain("/" + sys.argv[2], pid=os.getpid()))))\n'
     )
     run('mount', '-t', 'proc', 'proc', scene / 'proc', check=True)
     try:

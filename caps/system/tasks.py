@@ -1,4 +1,4 @@
-"""The capability state of processes, as /proc tells it."""
+"""The capability state of processes and threads, as /proc tells it."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from caps import IAB, Caps, CapSet, SecureBits
 from caps.accounts import user_name
 from caps.proc import comm, status
-from caps.schema import ALL_IDS, state
 
 SECCOMP = 'disabled', 'strict', 'filter'
 
 
 @dataclass
-class Process:
-    """What the kernel would judge a process by; None is what this process may not know."""
+class Task:
+    """A process or thread, with what the kernel judges it by; None is what may not be known."""
 
     pid: int
     parent: int
@@ -43,27 +42,8 @@ class Process:
         if self.user_namespace not in (None, user_namespace(os.getpid())):
             yield f'user namespace {self.user_namespace}'
 
-    def as_dict(self) -> dict[str, object]:
-        """The document of the process; see caps.schema.PROCESS."""
-        return {
-            'pid': self.pid,
-            'parent': self.parent,
-            'name': self.name,
-            'user': self.user,
-            'uid': dict(zip(ALL_IDS, self.uids, strict=True)),
-            'gid': dict(zip(ALL_IDS, self.gids, strict=True)),
-            **state(self.caps),
-            'ambient': list(self.iab.ambient),
-            'bounding': list(self.iab.bounding),
-            'iab': str(self.iab),
-            'securebits': self.securebits,
-            'no_new_privs': self.no_new_privs,
-            'seccomp': self.seccomp,
-            'user_namespace': self.user_namespace,
-        }
 
-
-def read(pid: int) -> Process:
+def read(pid: int) -> Task:
     """The state of a process or thread; OSError where there is none.  See proc(5)."""
     try:
         fields, name = status(f'/proc/{pid}'), comm(f'/proc/{pid}')
@@ -74,7 +54,7 @@ def read(pid: int) -> Process:
     iab.inheritable = sets[2]
     iab.ambient = CapSet.from_mask(int(fields['CapAmb'], 16))
     iab.bounding = CapSet.from_mask(int(fields['CapBnd'], 16))
-    return Process(
+    return Task(
         pid=pid,
         parent=int(fields['PPid']),
         name=name,
@@ -97,7 +77,7 @@ def user_namespace(pid: int) -> int | None:
         return None
 
 
-def everything() -> list[Process]:
+def everything() -> list[Task]:
     """Every process, in the order of their ids."""
     found = []
     for pid in sorted(int(name) for name in os.listdir('/proc') if name.isdecimal()):
@@ -106,9 +86,9 @@ def everything() -> list[Process]:
     return found
 
 
-def tree(processes: Iterable[Process], roots: Sequence[int] = ()) -> list[tuple[int, Process]]:
+def tree(processes: Iterable[Task], roots: Sequence[int] = ()) -> list[tuple[int, Task]]:
     """Processes with their depth, each after its parent; only those below `roots` if given."""
-    children: dict[int, list[Process]] = {}
+    children: dict[int, list[Task]] = {}
     known = {process.pid: process for process in processes}
     for process in known.values():
         children.setdefault(process.parent, []).append(process)
