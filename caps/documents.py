@@ -11,8 +11,7 @@ from caps.schema import ALL_IDS
 from caps.system.types import SETS
 
 if TYPE_CHECKING:
-    from caps.explain import Explanation
-    from caps.explain.explanation import Step
+    from caps.explain import Explanation, Step
     from caps.install import Installation
     from caps.system.files import Executable
     from caps.system.tasks import Task

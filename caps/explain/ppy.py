@@ -1,9 +1,105 @@
-"""What ppy(8) has to do with an execution: the state that it makes of itself."""
+"""ppy's part of an explanation: what it is, what it checks, and what it makes of itself."""
 
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from caps import CapSet, SecureBits
+from caps.explain.execve import Outcome, Reason, execve
+from caps.explain.types import Check, Step
+from caps.system.files import SIZE, Executable, look_at_file
+from caps.system.launcher import LAUNCHER_CAPS, read_record
+from caps.system.path import strangers
 from caps.system.types import File, Ids, Process
+
+
+def is_ppy(found: Executable) -> bool:
+    with suppress(PermissionError):  # everyone may read a ppy, but not every program
+        return found.size <= SIZE and read_record(found.path) is not None
+    return False
+
+
+def own_checks(outcome: Outcome) -> Iterator[Check]:
+    """What ppy-check, which is not privileged, cannot see: what ppy itself is given."""
+    if outcome.process is None:
+        yield Check(False, 'ppy: must be executable')
+    elif missing := LAUNCHER_CAPS.permitted - outcome.process.permitted:
+        yield Check(False, f'{missing}: must have been given to ppy')
+
+
+def checks_of(
+    ppy: Executable, found: Executable, process: Process, is_other: bool
+) -> Iterator[Check]:
+    """What ppy-check beside a ppy says, started as the user where that is possible."""
+    program = f'{ppy.real_path}-check'
+    if not _belongs_to_root(program):
+        yield Check(False, f'{program}: must be there, and nobody but root may change it')
+        return
+    identity: dict[str, object] = {}
+    if is_other and os.geteuid() == 0:
+        identity = {'user': process.uid.real, 'group': process.gid.real}
+        identity['extra_groups'] = sorted(process.groups)
+    try:
+        done = subprocess.run(
+            [program, os.path.abspath(found.path)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={},
+            timeout=30,
+            **identity,  # type: ignore[call-overload]
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        yield Check(False, f'{program}: must run, and not end with {error}')
+        return
+    said = []
+    for line in os.fsdecode(done.stdout + done.stderr).splitlines():
+        verdict, _, rest = line.partition(' ')
+        text, _, mend = rest.strip().partition('; mend: ')
+        said.append(Check(verdict == 'ok', text, mend or None))
+    yield from said
+    if not said or (done.returncode and all(check.holds for check in said)):
+        yield Check(False, f'{program}: must say what holds, and not end with {done.returncode}')
+    marked = found.file.caps.inheritable if found.file.caps else CapSet()
+    if missing := marked - process.bounding:
+        yield Check(False, f'{missing}: must be in the bounding set of the process')
+
+
+def _belongs_to_root(path: str) -> bool:
+    """Whether nobody but root can have put a program there, so that it may be run."""
+    with suppress(OSError):
+        info = os.lstat(path)
+        if stat.S_ISREG(info.st_mode) and not info.st_uid and not info.st_mode & 0o022:
+            return not any(strangers(os.path.dirname(path)))
+    return False
+
+
+def launch(outcome: Outcome, ppy: Executable, found: Executable) -> Iterator[Step]:
+    """What ppy makes of itself, and its execution of the capped copy."""
+    before = outcome.process
+    record = read_record(ppy.path)
+    if before is None or record is None:
+        return
+    capped = look_at_file(record[1])
+    state = ppy_state(before, found.file)
+    reasons = (
+        Reason('ppy-ids', 'ids', f"ppy becomes the script's owner, user {found.file.uid} (ppy(8))"),
+        Reason('ppy-inheritable', 'inheritable', "ppy takes the script's inheritable set (ppy(8))"),
+        Reason('ppy-permitted', 'permitted', 'ppy keeps what it takes to execute the capped copy'),
+        Reason('ppy-effective', 'effective', 'ppy keeps what it takes to execute the capped copy'),
+        Reason('ppy-ambient', 'ambient', 'ppy clears ambient (ppy(8))'),
+        Reason('ppy-bounding', 'bounding', 'ppy drops the whole bounding set (ppy(8))'),
+        Reason('ppy-securebits', 'securebits', 'ppy sets noroot and locks it (capabilities(7))'),
+    )
+    changed = Outcome(state, 0, outcome.secure, ppy.file, reasons)
+    yield Step(f'{ppy.path} makes itself ready', before, changed)
+    yield Step(
+        f'Executing {record[1]}, the capped copy of {record[2]}', state, execve(state, capped.file)
+    )
 
 
 def ppy_state(process: Process, script: File) -> Process:

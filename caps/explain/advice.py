@@ -1,0 +1,254 @@
+"""What to do about an explanation: a sentence for each rule that is in the way."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from caps import Caps, CapSet
+from caps.explain.types import Advice, Check, Step
+from caps.explain.words import newer
+from caps.system.elf import vanishing_libraries
+from caps.system.files import Executable, look_at_file
+from caps.system.launcher import NAME, PREFIX
+from caps.system.path import closed_directory
+from caps.system.types import FileCaps
+
+ACTIVATE = 'caps.Caps.from_process().activate().apply()'
+
+
+def advice_on(
+    found: Executable,
+    started: Executable,
+    ppy: Executable | None,
+    *,
+    checks: tuple[Check, ...],
+    steps: list[Step],
+    environ: Mapping[str, str],
+) -> Iterator[Advice]:
+    for check in checks:
+        if not check.holds:
+            text = f'ppy refuses, since this does not hold: {check.text}'
+            yield Advice('ppy-check', text, check.mend)
+    for one in found.chain:
+        yield from _on_marks(one)
+    step = steps[-1]
+    if ppy and len(steps) > 1:
+        yield from _on_launch(step, found)
+        return
+    if ppy is None:
+        yield from _on_script(found)
+    yield from _on_access(started, step)
+    program = next(one for one in started.chain if one.file is step.outcome.program)
+    yield from _on_mount(program, step)
+    yield from _on_process(program, step)
+    yield from _on_sets(found, program, step)
+    if ppy is None:
+        yield from _on_end(found, program, step, environ)
+
+
+def _rules(step: Step) -> set[str]:
+    return {reason.rule for reason in step.outcome.reasons}
+
+
+def _setcap(text: str, found: Executable) -> str:
+    return shlex.join(['setcap', text, found.real_path])
+
+
+def _unmark(found: Executable) -> str:
+    return shlex.join(['setcap', '-r', found.real_path])
+
+
+def _on_marks(found: Executable) -> Iterator[Advice]:
+    caps = found.file.caps
+    if caps is None:
+        return
+    if found.venv:
+        text = (
+            f'{found.real_path} is marked, for everyone who runs it: unmark it '
+            f"({_unmark(found)}), and mark a copy of the environment's own"
+        )
+        command = shlex.join(['caps', 'venv', 'mark', found.venv, str(caps)])
+        yield Advice('venv', text, command)
+    elif found.links and not _is_environments_own(found):
+        text = (
+            f'what is marked is {found.real_path}, whatever it is executed as: if that is too '
+            f'much, make {found.path} a copy instead of a link and mark that'
+        )
+        yield Advice('link', text)
+    if newer(caps.permitted) or newer(caps.inheritable):
+        every = CapSet.all()
+        renewed = FileCaps(
+            every if newer(caps.permitted) else caps.permitted,
+            every if newer(caps.inheritable) else caps.inheritable,
+            caps.effective,
+        )
+        text = 'mark it again, since all capabilities are more than they were'
+        yield Advice('older-all', text, _setcap(str(renewed), found))
+
+
+def _is_environments_own(found: Executable) -> bool:
+    """Whether this is what `caps venv mark` has made, to which the environment's names lead."""
+    return os.path.exists(os.path.join(os.path.dirname(found.real_path), '../pyvenv.cfg'))
+
+
+def _on_script(found: Executable) -> Iterator[Advice]:
+    caps, mode = found.file.caps, found.file.mode
+    if found.interpreter is None or (caps is None and not mode & 0o6000):
+        return
+    text = (
+        'the kernel ignores the capabilities and set-id bits of a script: have it started by ppy '
+        '(caps ppy install), as its owner and with what it has inheritable'
+    )
+    wanted = caps.permitted | caps.inheritable if caps else CapSet()
+    yield Advice('script', text, _setcap(str(Caps(inheritable=wanted)), found) if wanted else None)
+
+
+def _on_access(started: Executable, step: Step) -> Iterator[Advice]:
+    rules = _rules(step)
+    if 'format' in rules:
+        text, command = 'a script needs #! and an interpreter as its first line', None
+        if started.file.caps:
+            text += '; one that is marked for ppy can also be given to it'
+            command = shlex.join(['caps', 'explain', '--ppy', f'{PREFIX}/bin/{NAME}', started.path])
+        yield Advice('format', text, command)
+    if 'access' not in rules:
+        return
+    for one in started.chain:
+        if closed := closed_directory(step.before, one.real_path):
+            text = f'put {one.real_path} where the user can reach it, or open the directory'
+            yield Advice('access', text, shlex.join(['chmod', 'o+x', closed]))
+            return
+    path = next(one for one in started.chain if one.file is step.outcome.program).real_path
+    yield Advice('access', 'let the user execute it', shlex.join(['chmod', 'a+x', path]))
+
+
+def _on_mount(program: Executable, step: Step) -> Iterator[Advice]:
+    mount, rules = program.mount, _rules(step)
+    for wrong, option, text in (
+        ('noexec', 'exec', 'programs'),
+        ('nosuid', 'suid', 'capabilities'),
+        ('nosuid-ids', 'suid', 'set-id bits'),
+    ):
+        if wrong in rules:
+            command = ['mount', '-o', f'remount,bind,{option}', mount.point or '']
+            yield Advice(
+                wrong,
+                f'let the mount have {text}, or put the file on another',
+                shlex.join(command) if mount.point else None,
+            )
+
+
+def _on_process(program: Executable, step: Step) -> Iterator[Advice]:
+    """What to change of the process or take from the file."""
+    process, caps, rules = step.before, program.file.caps, _rules(step)
+    if process.no_new_privs and (caps or rules & {'no-new-privs', 'no-new-privs-ids'}):
+        yield Advice(
+            'no-new-privs',
+            'start from a process without no_new_privs, which cannot be taken back: look for '
+            'NoNewPrivileges= (systemd), --security-opt no-new-privileges (containers), '
+            'allowPrivilegeEscalation (Kubernetes), --no-new-privs (setpriv)',
+        )
+    if 'root-id' in rules and caps:
+        text = 'it was marked in a user namespace and for that: mark it in this one'
+        yield Advice('root-id', text, _setcap(str(caps), program))
+    if 'setuid-root-file' in rules:
+        text = 'its mark is all that a marked set-user-ID root program gets: unmark it'
+        yield Advice('setuid-root-file', text, _unmark(program))
+    lost = process.ambient - (step.outcome.process or process).permitted
+    if lost and 'ambient-file' in rules:
+        yield Advice(
+            'ambient-file',
+            f'its own capabilities take {lost}, which is ambient, from it: unmark it',
+            _unmark(program),
+        )
+    if lost and 'ambient-ids' in rules:
+        yield Advice(
+            'ambient-ids',
+            f'its set-id bits take {lost}, which is ambient, from it: clear them',
+            shlex.join(['chmod', 'u-s,g-s', program.real_path]),
+        )
+
+
+def _on_sets(found: Executable, program: Executable, step: Step) -> Iterator[Advice]:
+    """What of the file's capabilities the process does not get because of its own sets."""
+    process, caps, rules = step.before, program.file.caps, _rules(step)
+    if caps is None or not rules & {'file', 'too-little'} or 'root' in rules:
+        return
+    given = (caps.permitted & process.bounding) | (caps.inheritable & process.inheritable)
+    if missing := (caps.permitted & CapSet.all()) - given:
+        yield Advice(
+            'bounding',
+            f'start from a process that has {missing} in its bounding set, to which nothing can '
+            'be added: --cap-add (containers), CapabilityBoundingSet= (systemd)',
+        )
+    if 'too-little' in rules:
+        text = 'or mark it without the effective flag, to run with less'
+        yield Advice('too-little', text, _setcap(str(replace(caps, effective=False)), program))
+    if found is program and (useless := (caps.inheritable & process.bounding) - given):
+        marked = FileCaps(caps.permitted | useless, caps.inheritable, True)
+        text = (
+            f'what a file has inheritable is for processes that have it inheritable, and this one '
+            f'has not {useless}: mark the file as permitted'
+        )
+        yield Advice('inheritable', text, _setcap(str(marked), program))
+
+
+def _on_end(
+    found: Executable, program: Executable, step: Step, environ: Mapping[str, str]
+) -> Iterator[Advice]:
+    """What remains to be done where the program runs."""
+    after, caps = step.outcome.process, program.file.caps
+    if after is None:
+        return
+    is_script = found is not program
+    if idle := after.permitted - after.effective:
+        text = f'the program must make {idle} effective (in Python {ACTIVATE})'
+        command = None
+        if caps and not caps.effective and not is_script:
+            text += ', or the effective flag does it'
+            command = _setcap(str(replace(caps, effective=True)), program)
+        yield Advice('idle', text, command)
+    is_told = is_script and found.file.caps is not None
+    if not after.permitted and caps is None and not program.file.mode & 0o4000 and not is_told:
+        if is_script:
+            way = "to mark a script's interpreter is to mark every script: mark this one for ppy"
+        elif found.venv:
+            way = (
+                f'to mark this is to mark it for everyone: caps venv mark {found.venv} CAPABILITIES'
+            )
+        else:
+            way = (
+                f'mark it (setcap CAPABILITIES=ep {shlex.quote(program.real_path)}) unless it is '
+                'an interpreter, or make them ambient (setpriv --ambient-caps)'
+            )
+        text = (
+            'nothing gives the program capabilities, as bounding, which is all that --cap-add '
+            'changes for a user who is not root, only limits them'
+        )
+        yield Advice('unmarked', f'{text}; {way}')
+    if step.outcome.secure and (lost := vanishing_libraries(program, environ)):
+        text = (
+            f'the program will not start, as in secure execution the loader does not find '
+            f'{", ".join(lost)} by $ORIGIN or LD_LIBRARY_PATH (ld.so(8)): have it where the system '
+            'has its libraries, or do without the mark'
+        )
+        yield Advice('libraries', text, _unmark(program) if caps else None)
+
+
+def _on_launch(step: Step, script: Executable) -> Iterator[Advice]:
+    """What remains to be done where ppy executes the capped copy."""
+    after, capped = step.outcome.process, look_at_file(step.outcome.program.path)
+    if after is None:
+        yield Advice('ppy-install', 'the capped copy cannot be executed: install ppy again')
+        return
+    if capped.file.caps and (news := newer(capped.file.caps.inheritable)):
+        text = f'ppy was installed under an older kernel and cannot give {news}: install it again'
+        yield Advice('older-all', text)
+    if after.permitted:
+        yield Advice('idle', f'the script must make {after.permitted} effective ({ACTIVATE})')
+    else:
+        text = 'the mark of the script is empty: it runs as its owner and without capabilities'
+        yield Advice('empty', f'{text}; if it needs any, mark it (setcap CAPABILITIES=i)')
