@@ -88,7 +88,7 @@ def installation(installation: Installation) -> Document:
 
 def explanation(explanation: Explanation) -> Document:
     """What becomes of a process that executes a file."""
-    executables = [*explanation.found.chain]
+    executables = [*explanation.executable.chain]
     actor, launcher = explanation.actor, explanation.launcher
     return {
         'file': _executable(executables[0]),

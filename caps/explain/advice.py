@@ -20,7 +20,7 @@ ACTIVATE = 'caps.Caps.from_process().activate().apply()'
 
 
 def advice_on(
-    found: Executable,
+    executable: Executable,
     started: Executable,
     ppy: Executable | None,
     *,
@@ -32,50 +32,50 @@ def advice_on(
         if not check.holds:
             text = f'ppy refuses, since this does not hold: {check.text}'
             yield Advice('ppy-check', text, check.mend)
-    for one in found.chain:
-        yield from _on_marks(one)
+    for member in executable.chain:
+        yield from _on_marks(member)
     step = steps[-1]
     if ppy and len(steps) > 1:
-        yield from _on_launch(step, found)
+        yield from _on_launch(step, executable)
         return
     if ppy is None:
-        yield from _on_script(found)
+        yield from _on_script(executable)
     yield from _on_access(started, step)
-    program = next(one for one in started.chain if one.file is step.outcome.program)
+    program = next(member for member in started.chain if member.file is step.outcome.program)
     yield from _on_mount(program, step)
     yield from _on_process(program, step)
-    yield from _on_sets(found, program, step)
+    yield from _on_sets(executable, program, step)
     if ppy is None:
-        yield from _on_end(found, program, step, environ)
+        yield from _on_end(executable, program, step, environ)
 
 
 def _rules(step: Step) -> set[str]:
     return {reason.rule for reason in step.outcome.reasons}
 
 
-def _setcap(text: str, found: Executable) -> str:
-    return shlex.join(['setcap', text, found.real_path])
+def _setcap(text: str, executable: Executable) -> str:
+    return shlex.join(['setcap', text, executable.real_path])
 
 
-def _unmark(found: Executable) -> str:
-    return shlex.join(['setcap', '-r', found.real_path])
+def _unmark(executable: Executable) -> str:
+    return shlex.join(['setcap', '-r', executable.real_path])
 
 
-def _on_marks(found: Executable) -> Iterator[Advice]:
-    caps = found.file.caps
+def _on_marks(executable: Executable) -> Iterator[Advice]:
+    caps = executable.file.caps
     if caps is None:
         return
-    if found.venv:
+    if executable.venv:
         text = (
-            f'{found.real_path} is marked, for everyone who runs it: unmark it '
-            f"({_unmark(found)}), and mark a copy of the environment's own"
+            f'{executable.real_path} is marked, for everyone who runs it: unmark it '
+            f"({_unmark(executable)}), and mark a copy of the environment's own"
         )
-        command = shlex.join(['caps', 'venv', 'mark', found.venv, str(caps)])
+        command = shlex.join(['caps', 'venv', 'mark', executable.venv, str(caps)])
         yield Advice('venv', text, command)
-    elif found.links and not _is_environments_own(found):
+    elif executable.links and not _is_environments_own(executable):
         text = (
-            f'what is marked is {found.real_path}, whatever it is executed as: if that is too '
-            f'much, make {found.path} a copy instead of a link and mark that'
+            f'what is marked is {executable.real_path}, whatever it is executed as: if that is too '
+            f'much, make {executable.path} a copy instead of a link and mark that'
         )
         yield Advice('link', text)
     if newer(caps.permitted) or newer(caps.inheritable):
@@ -86,24 +86,26 @@ def _on_marks(found: Executable) -> Iterator[Advice]:
             caps.effective,
         )
         text = 'mark it again, since all capabilities are more than they were'
-        yield Advice('older-all', text, _setcap(str(renewed), found))
+        yield Advice('older-all', text, _setcap(str(renewed), executable))
 
 
-def _is_environments_own(found: Executable) -> bool:
+def _is_environments_own(executable: Executable) -> bool:
     """Whether this is what `caps venv mark` has made, to which the environment's names lead."""
-    return os.path.exists(os.path.join(os.path.dirname(found.real_path), '../pyvenv.cfg'))
+    return os.path.exists(os.path.join(os.path.dirname(executable.real_path), '../pyvenv.cfg'))
 
 
-def _on_script(found: Executable) -> Iterator[Advice]:
-    caps, mode = found.file.caps, found.file.mode
-    if found.interpreter is None or (caps is None and not mode & 0o6000):
+def _on_script(executable: Executable) -> Iterator[Advice]:
+    caps, mode = executable.file.caps, executable.file.mode
+    if executable.interpreter is None or (caps is None and not mode & 0o6000):
         return
     text = (
         'the kernel ignores the capabilities and set-id bits of a script: have it started by ppy '
         '(caps ppy install), as its owner and with what it has inheritable'
     )
     wanted = caps.permitted | caps.inheritable if caps else CapSet()
-    yield Advice('script', text, _setcap(str(Caps(inheritable=wanted)), found) if wanted else None)
+    yield Advice(
+        'script', text, _setcap(str(Caps(inheritable=wanted)), executable) if wanted else None
+    )
 
 
 def _on_access(started: Executable, step: Step) -> Iterator[Advice]:
@@ -116,12 +118,12 @@ def _on_access(started: Executable, step: Step) -> Iterator[Advice]:
         yield Advice('format', text, command)
     if 'access' not in rules:
         return
-    for one in started.chain:
-        if closed := closed_directory(step.before, one.real_path):
-            text = f'put {one.real_path} where the user can reach it, or open the directory'
+    for member in started.chain:
+        if closed := closed_directory(step.before, member.real_path):
+            text = f'put {member.real_path} where the user can reach it, or open the directory'
             yield Advice('access', text, shlex.join(['chmod', 'o+x', closed]))
             return
-    path = next(one for one in started.chain if one.file is step.outcome.program).real_path
+    path = next(member for member in started.chain if member.file is step.outcome.program).real_path
     yield Advice('access', 'let the user execute it', shlex.join(['chmod', 'a+x', path]))
 
 
@@ -172,7 +174,7 @@ def _on_process(program: Executable, step: Step) -> Iterator[Advice]:
         )
 
 
-def _on_sets(found: Executable, program: Executable, step: Step) -> Iterator[Advice]:
+def _on_sets(executable: Executable, program: Executable, step: Step) -> Iterator[Advice]:
     """What of the file's capabilities the process does not get because of its own sets."""
     process, caps, rules = step.before, program.file.caps, _rules(step)
     if caps is None or not rules & {'file', 'too-little'} or 'root' in rules:
@@ -187,7 +189,7 @@ def _on_sets(found: Executable, program: Executable, step: Step) -> Iterator[Adv
     if 'too-little' in rules:
         text = 'or mark it without the effective flag, to run with less'
         yield Advice('too-little', text, _setcap(str(replace(caps, effective=False)), program))
-    if found is program and (useless := (caps.inheritable & process.bounding) - given):
+    if executable is program and (useless := (caps.inheritable & process.bounding) - given):
         marked = FileCaps(caps.permitted | useless, caps.inheritable, True)
         text = (
             f'what a file has inheritable is for processes that have it inheritable, and this one '
@@ -197,13 +199,13 @@ def _on_sets(found: Executable, program: Executable, step: Step) -> Iterator[Adv
 
 
 def _on_end(
-    found: Executable, program: Executable, step: Step, environ: Mapping[str, str]
+    executable: Executable, program: Executable, step: Step, environ: Mapping[str, str]
 ) -> Iterator[Advice]:
     """What remains to be done where the program runs."""
     after, caps = step.outcome.process, program.file.caps
     if after is None:
         return
-    is_script = found is not program
+    is_script = executable is not program
     if idle := after.permitted - after.effective:
         text = f'the program must make {idle} effective (in Python {ACTIVATE})'
         command = None
@@ -211,14 +213,13 @@ def _on_end(
             text += ', or the effective flag does it'
             command = _setcap(str(replace(caps, effective=True)), program)
         yield Advice('idle', text, command)
-    is_told = is_script and found.file.caps is not None
+    is_told = is_script and executable.file.caps is not None
     if not after.permitted and caps is None and not program.file.mode & 0o4000 and not is_told:
         if is_script:
             way = "to mark a script's interpreter is to mark every script: mark this one for ppy"
-        elif found.venv:
-            way = (
-                f'to mark this is to mark it for everyone: caps venv mark {found.venv} CAPABILITIES'
-            )
+        elif executable.venv:
+            command = f'caps venv mark {executable.venv} CAPABILITIES'
+            way = f'to mark this is to mark it for everyone: {command}'
         else:
             way = (
                 f'mark it (setcap CAPABILITIES=ep {shlex.quote(program.real_path)}) unless it is '

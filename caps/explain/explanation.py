@@ -26,7 +26,7 @@ class Explanation:
     sections: headings with sentences, from top to bottom; ``str()`` puts them together.
     """
 
-    found: Executable
+    executable: Executable
     actor: Actor
     user: str | None
     launcher: Executable | None
@@ -44,7 +44,7 @@ class Explanation:
     @property
     def sections(self) -> list[tuple[str, list[str]]]:
         """The account: each heading with its sentences."""
-        heading, files = 'The file', [*self.found.chain]
+        heading, files = 'The file', [*self.executable.chain]
         if self.launcher and self.launcher.path not in [file.path for file in files]:
             files.append(self.launcher)
         parts = []
@@ -79,16 +79,16 @@ def explain(
     path: the file; a script and a symbolic link are followed.
     user: an account that executes it, after a login; by default the process as it is.
     pid: the process that executes it or that the user's login has its limits from; by default
-    this one.
+    this member.
     launcher: a ppy that is given the file as its first argument; a ppy that is named in the
     file's first line is seen without it.
     Raises OSError where a file or the process is not there, LookupError where the account is not,
     ValueError where a file's capabilities are malformed; see execve(2) and capabilities(7).
     """
-    found, actor = _look(os.fspath(path)), look_at_process(pid)
+    executable, actor = _look(os.fspath(path)), look_at_process(pid)
     if user is not None:
         actor = replace(actor, process=as_user(actor.process, user))
-    started = found if launcher is None else _look(os.fspath(launcher))
+    started = executable if launcher is None else _look(os.fspath(launcher))
     ppy = next((file for file in started.chain if is_ppy(file)), None)
     if launcher is not None and ppy is None:
         raise ValueError(f'{started.path} is not an installed ppy')
@@ -96,19 +96,19 @@ def explain(
     checks: tuple[Check, ...] = ()
     if ppy:
         is_other = user is not None or pid is not None
-        said = checks_of(ppy, found, actor.process, is_other)
+        said = checks_of(ppy, executable, actor.process, is_other)
         checks = (*own_checks(steps[0].outcome), *said)
         if all(check.holds for check in checks):
-            steps += launch(steps[0].outcome, ppy, found)
+            steps += launch(steps[0].outcome, ppy, executable)
     error = errno.errorcode.get(steps[-1].outcome.error)
     if ppy and not error and not all(check.holds for check in checks):
         error = 'refused by ppy'
-    caveats = (*_file_caveats(found), *actor.caveats)
+    caveats = (*_file_caveats(executable), *actor.caveats)
     if checks and os.geteuid() not in (0, actor.process.uid.real):
         caveats += (f'ppy-check has judged by user {os.geteuid()}, since only root can be others',)
     environ = os.environ if pid is None else {}
     return Explanation(
-        found=found,
+        executable=executable,
         actor=actor,
         user=None if user is None else str(user),
         launcher=ppy,
@@ -116,7 +116,9 @@ def explain(
         steps=tuple(steps),
         error=error,
         caveats=caveats,
-        advice=tuple(advice_on(found, started, ppy, checks=checks, steps=steps, environ=environ)),
+        advice=tuple(
+            advice_on(executable, started, ppy, checks=checks, steps=steps, environ=environ)
+        ),
     )
 
 
@@ -130,21 +132,22 @@ def _look(path: str) -> Executable:
         raise
 
 
-def _execution(process: Process, found: Executable) -> Step:
-    for one in found.chain:
-        if closed := closed_directory(process, one.real_path):
+def _execution(process: Process, executable: Executable) -> Step:
+    for member in executable.chain:
+        if closed := closed_directory(process, member.real_path):
             text = f'user {process.uid.effective} may not search {closed} (path_resolution(7))'
             reason = Reason('access', 'file', text)
-            return _failed(process, found, errno.EACCES, reason)
-    return Step(f'Executing {found.path}', process, execve(process, found.file))
+            return _failed(process, executable, errno.EACCES, reason)
+    return Step(f'Executing {executable.path}', process, execve(process, executable.file))
 
 
-def _failed(process: Process, found: Executable, error: int, reason: Reason) -> Step:
-    outcome = Outcome(None, error, False, found.file, (reason,))
-    return Step(f'Executing {found.path}', process, outcome)
+def _failed(process: Process, executable: Executable, error: int, reason: Reason) -> Step:
+    outcome = Outcome(None, error, False, executable.file, (reason,))
+    return Step(f'Executing {executable.path}', process, outcome)
 
 
-def _file_caveats(found: Executable) -> Iterator[str]:
-    for one in found.chain:
-        if one.has_acl:
-            yield f'{one.path} has an access control list, which may let others execute it (acl(5))'
+def _file_caveats(executable: Executable) -> Iterator[str]:
+    for member in executable.chain:
+        if member.has_acl:
+            what = 'has an access control list, which may let others execute it (acl(5))'
+            yield f'{member.path} {what}'

@@ -18,9 +18,10 @@ from caps.system.path import strangers
 from caps.system.types import File, Ids, Process
 
 
-def is_ppy(found: Executable) -> bool:
+def is_ppy(executable: Executable) -> bool:
+    """Whether a file is an installed ppy."""
     with suppress(PermissionError):  # everyone may read a ppy, but not every program
-        return found.size <= SIZE and read_record(found.path) is not None
+        return executable.size <= SIZE and read_record(executable.path) is not None
     return False
 
 
@@ -33,7 +34,7 @@ def own_checks(outcome: Outcome) -> Iterator[Check]:
 
 
 def checks_of(
-    ppy: Executable, found: Executable, process: Process, is_other: bool
+    ppy: Executable, script: Executable, process: Process, is_other: bool
 ) -> Iterator[Check]:
     """What ppy-check beside a ppy says, started as the user where that is possible."""
     program = f'{ppy.real_path}-check'
@@ -46,7 +47,7 @@ def checks_of(
         identity['extra_groups'] = sorted(process.groups)
     try:
         done = subprocess.run(
-            [program, os.path.abspath(found.path)],
+            [program, os.path.abspath(script.path)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env={},
@@ -64,7 +65,7 @@ def checks_of(
     yield from said
     if not said or (done.returncode and all(check.holds for check in said)):
         yield Check(False, f'{program}: must say what holds, and not end with {done.returncode}')
-    marked = found.file.caps.inheritable if found.file.caps else CapSet()
+    marked = script.file.caps.inheritable if script.file.caps else CapSet()
     if missing := marked - process.bounding:
         yield Check(False, f'{missing}: must be in the bounding set of the process')
 
@@ -78,16 +79,18 @@ def _belongs_to_root(path: str) -> bool:
     return False
 
 
-def launch(outcome: Outcome, ppy: Executable, found: Executable) -> Iterator[Step]:
+def launch(outcome: Outcome, ppy: Executable, script: Executable) -> Iterator[Step]:
     """What ppy makes of itself, and its execution of the capped copy."""
     before = outcome.process
     record = read_record(ppy.path)
     if before is None or record is None:
         return
     capped = look_at_file(record[1])
-    state = ppy_state(before, found.file)
+    state = ppy_state(before, script.file)
     reasons = (
-        Reason('ppy-ids', 'ids', f"ppy becomes the script's owner, user {found.file.uid} (ppy(8))"),
+        Reason(
+            'ppy-ids', 'ids', f"ppy becomes the script's owner, user {script.file.uid} (ppy(8))"
+        ),
         Reason('ppy-inheritable', 'inheritable', "ppy takes the script's inheritable set (ppy(8))"),
         Reason('ppy-permitted', 'permitted', 'ppy keeps what it takes to execute the capped copy'),
         Reason('ppy-effective', 'effective', 'ppy keeps what it takes to execute the capped copy'),

@@ -16,19 +16,19 @@ from caps.system.tasks import in_words
 from caps.system.types import SETS, Process
 
 
-def of_file(found: Executable) -> Iterator[str]:
-    file, caps = found.file, found.file.caps
-    for link, target in found.links:
+def of_file(executable: Executable) -> Iterator[str]:
+    file, caps = executable.file, executable.file.caps
+    for link, target in executable.links:
         yield f'{link} is a symbolic link to {target}'
-    if found.venv:
+    if executable.venv:
         yield (
-            f'ATTENTION: this looks like a program of the virtual environment {found.venv}, but it '
-            f"really is {found.real_path}, everyone's: what that is marked with, everyone gets"
+            f'ATTENTION: this looks like a program of the virtual environment {executable.venv}, '
+            f"but it really is {executable.real_path}, everyone's: what that is marked with, everyone gets"
         )
-    elif found.real_path != found.path:
-        yield f'it really is {found.real_path}'
+    elif executable.real_path != executable.path:
+        yield f'it really is {executable.real_path}'
     yield f'mode {stat.filemode(file.mode)}, owner {file.uid}, group {file.gid}'
-    mount = found.mount
+    mount = executable.mount
     if mount.point is None:
         yield 'it is on a mount of another mount namespace, which counts as nosuid'
     else:
@@ -43,9 +43,9 @@ def of_file(found: Executable) -> Iterator[str]:
         yield f'capabilities {caps}{flag}{root}'
         for news in filter(None, map(newer, (caps.permitted, caps.inheritable))):
             yield f'these were all capabilities of an older kernel: this one has {news} too'
-    if found.shebang is not None:
-        yield f'first line {found.shebang}'
-        if found.interpreter and os.path.basename(found.interpreter.real_path) == 'env':
+    if executable.shebang is not None:
+        yield f'first line {executable.shebang}'
+        if executable.interpreter and os.path.basename(executable.interpreter.real_path) == 'env':
             yield 'env will execute another program in turn, and all this happens once more'
 
 
@@ -93,7 +93,7 @@ def of_step(step: Step) -> Iterator[str]:
         yield f'execve fails with {errno.errorcode[step.outcome.error]}'
         return
     for name in SETS:
-        old, new = (in_words(getattr(one, name)) for one in (step.before, after))
+        old, new = (in_words(getattr(state, name)) for state in (step.before, after))
         change = f'{old} before, {new} after' if old != new else f'{new} before and after'
         yield f'{name}: {change}: {reasons[name]}' if reasons[name] else f'{name}: {change}'
     yield f'runs as user {after.uid.effective}, group {after.gid.effective}' + (

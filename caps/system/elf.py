@@ -14,20 +14,20 @@ LIBRARIES = '/lib', '/usr/lib', '/lib64', '/usr/lib64'
 MUSL_LIBRARIES = '/lib', '/usr/local/lib', '/usr/lib'
 
 
-def vanishing_libraries(found: Executable, environ: Mapping[str, str]) -> list[str]:
+def vanishing_libraries(executable: Executable, environ: Mapping[str, str]) -> list[str]:
     """Libraries that the dynamic loader finds for a program, but not in secure execution.
 
     Then it ignores LD_LIBRARY_PATH, and $ORIGIN in what the program names; see ld.so(8).
     """
     try:
-        data = Path(found.path).read_bytes() if found.size <= SIZE else b''
+        data = Path(executable.path).read_bytes() if executable.size <= SIZE else b''
         loader, needed, named = _dynamic(data)
     except (OSError, ValueError, struct.error):
         return []
-    origin = os.path.dirname(found.real_path)
-    safe = [one for one in named if one.startswith('/')]
+    origin = os.path.dirname(executable.real_path)
+    safe = [path for path in named if path.startswith('/')]
     unsafe = [
-        re.sub(r'\$(ORIGIN|\{ORIGIN\})', lambda _: origin, one) for one in named if '$' in one
+        re.sub(r'\$(ORIGIN|\{ORIGIN\})', lambda _: origin, path) for path in named if '$' in path
     ]
     unsafe += environ.get('LD_LIBRARY_PATH', '').replace(';', ':').split(':')
     if 'musl' in loader:
@@ -40,7 +40,7 @@ def vanishing_libraries(found: Executable, environ: Mapping[str, str]) -> list[s
         cache = b''
 
     def is_in(directories: list[str], name: str) -> bool:
-        return any(one and os.path.exists(os.path.join(one, name)) for one in directories)
+        return any(path and os.path.exists(os.path.join(path, name)) for path in directories)
 
     return [
         name
@@ -86,4 +86,4 @@ def _dynamic(data: bytes) -> tuple[str, list[str], list[str]]:
     needed = [text(table + value) for tag, value in entries if tag == 1]  # DT_NEEDED
     runpath = [text(table + value) for tag, value in entries if tag == 29]
     rpath = [text(table + value) for tag, value in entries if tag == 15]
-    return loader, needed, [one for path in runpath or rpath for one in path.split(':')]
+    return loader, needed, [path for value in runpath or rpath for path in value.split(':')]

@@ -68,33 +68,35 @@ def look_at_file(path: str, depth: int = DEPTH) -> Executable:
     head = _head(path)
     shebang, interpreter = _shebang(head)
     try:
-        found = look_at_file(interpreter, depth - 1) if interpreter and depth > 1 else None
+        program = look_at_file(interpreter, depth - 1) if interpreter and depth > 1 else None
     except FileNotFoundError as error:
         if error.filename == interpreter:
             error.strerror = f'{error.strerror}, which the first line of {path} names'
         raise
     value = _attribute(path, 'security.capability')
+    file = File(
+        path=path,
+        mode=info.st_mode,
+        uid=info.st_uid,
+        gid=info.st_gid,
+        caps=None if value is None else FileCaps.from_xattr(value),
+        nosuid=mount.nosuid,
+        noexec=mount.noexec,
+        interpreter=program.file if program else None,
+        is_program=head is None or head[:4] == b'\x7fELF' or program is not None,
+    )
+    links = tuple(_links(path))
     return Executable(
-        path,
-        real_path,
-        info.st_size,
-        links := tuple(_links(path)),
-        _venv((path, *(target for _, target in links)), real_path),
-        mount,
-        shebang,
-        _attribute(path, 'system.posix_acl_access') is not None,
-        File(
-            path,
-            info.st_mode,
-            info.st_uid,
-            info.st_gid,
-            None if value is None else FileCaps.from_xattr(value),
-            mount.nosuid,
-            mount.noexec,
-            is_program=head is None or head[:4] == b'\x7fELF' or found is not None,
-            interpreter=found.file if found else None,
-        ),
-        found,
+        path=path,
+        real_path=real_path,
+        size=info.st_size,
+        links=links,
+        venv=_venv((path, *(target for _, target in links)), real_path),
+        mount=mount,
+        shebang=shebang,
+        has_acl=_attribute(path, 'system.posix_acl_access') is not None,
+        file=file,
+        interpreter=program,
     )
 
 

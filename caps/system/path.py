@@ -39,13 +39,12 @@ def way(directory: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def closed_directory(process: Process, path: str) -> str | None:
-    """The first directory on the way to a file that a process may not search."""
+    """The first directory on the way to a file, by its real path, that a process may not search."""
     if process.effective & ['cap_dac_override', 'cap_dac_read_search']:
         return None
-    for directory in reversed(Path(path).parents):
-        info = directory.stat()
+    for directory, info in way(os.path.dirname(path)):
         is_owner = info.st_uid == process.uid.effective
         bit = 0o100 if is_owner else 0o010 if info.st_gid in process.all_groups else 0o001
         if not info.st_mode & bit:
-            return str(directory)
+            return directory
     return None

@@ -79,11 +79,11 @@ def user_namespace(pid: int) -> int | None:
 
 def everything() -> list[Task]:
     """Every process, in the order of their ids."""
-    found = []
+    tasks = []
     for pid in sorted(int(name) for name in os.listdir('/proc') if name.isdecimal()):
         with suppress(OSError):  # gone meanwhile
-            found.append(read(pid))
-    return found
+            tasks.append(read(pid))
+    return tasks
 
 
 def tree(processes: Iterable[Task], roots: Sequence[int] = ()) -> list[tuple[int, Task]]:
