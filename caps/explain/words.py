@@ -23,7 +23,8 @@ def of_file(executable: Executable) -> Iterator[str]:
     if executable.venv:
         yield (
             f'ATTENTION: this looks like a program of the virtual environment {executable.venv}, '
-            f"but it really is {executable.real_path}, everyone's: what that is marked with, everyone gets"
+            f"but it really is {executable.real_path}, everyone's: what that is marked with, "
+            'everyone gets'
         )
     elif executable.real_path != executable.path:
         yield f'it really is {executable.real_path}'

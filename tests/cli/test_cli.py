@@ -14,8 +14,8 @@ import pytest
 from caps import Caps, CapSet, completion, examples, install, schema
 from caps.cli import main, parser
 from caps.output import escaped
-from support import needs, needs_root, run
 from caps.system.tasks import in_words
+from support import needs, needs_root, run
 
 COMMANDS = [place.strip() for place, _ in completion.commands(parser()) if place]
 

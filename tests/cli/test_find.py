@@ -13,8 +13,8 @@ import pytest
 
 from caps import Caps, _caps
 from caps.cli import main
-from support import needs, needs_root, run
 from caps.system.find import find
+from support import needs, needs_root, run
 
 pytestmark = needs('cap_setfcap')
 TEXTS = 'cap_net_raw=ep', 'cap_kill,cap_chown=p', 'cap_dac_read_search=i', '=', '=ip'

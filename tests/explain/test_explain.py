@@ -15,8 +15,8 @@ import pytest
 from caps import Caps, CapSet, documents
 from caps.explain import explain
 from caps.install import install, remove
-from support import SUPPORT, needs, needs_root, python, run
 from caps.system.types import SETS, FileCaps
+from support import SUPPORT, needs, needs_root, python, run
 
 pytestmark = [needs_root, needs('cap_net_raw', 'cap_setpcap')]
 SHORT = {
