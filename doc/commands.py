@@ -8,15 +8,18 @@ shape:: get        what it prints with --json
 import argparse
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from caps import cli, examples, schema
-from caps.completion import commands
+import caps.cli
+from caps.cli.completion import places
+from caps.cli.parsers import shape_text
 
-COMMANDS = {place.strip(): one for place, one in commands(cli.parser())}
+COMMANDS = {place.strip(): one for place, one in places(caps.cli.parser())}
+SOURCES = [*Path(caps.cli.__file__).parent.glob('*.py')]
 COMMON = {'--help', '--json'}  # which the page explains once
 
 
@@ -55,8 +58,8 @@ class FromSource(SphinxDirective):
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
-        for module in cli, examples, schema:
-            self.env.note_dependency(module.__file__)
+        for source in SOURCES:
+            self.env.note_dependency(str(source))
         return self.taken()
 
     def taken(self) -> list[nodes.Node]:
@@ -71,7 +74,7 @@ class Command(FromSource):
         formatter = argparse.HelpFormatter(one.prog, width=1000)
         formatter.add_usage(one.usage, one._actions, one._mutually_exclusive_groups, '')
         usage = nodes.paragraph('', '', *inline(formatter.format_help().strip()))
-        notes = examples.EXAMPLES[place].partition('examples:')[0].split('\n\n')
+        notes = one.examples.partition('examples:')[0].split('\n\n')
         said = [nodes.paragraph(text=' '.join(note.split())) for note in notes if note.strip()]
         listed = arguments(one)
         return [usage, nodes.paragraph(text=one.description), *[listed] * bool(listed), *said]
@@ -84,7 +87,7 @@ class Examples(FromSource):
     def taken(self) -> list[nodes.Node]:
         listed = nodes.definition_list()
         for line in (
-            examples.EXAMPLES[' '.join(self.arguments)].partition('examples:\n')[2].splitlines()
+            COMMANDS[' '.join(self.arguments)].examples.partition('examples:\n')[2].splitlines()
         ):
             command, _, meaning = line.strip().partition('  ')
             if line.startswith('      '):  # of the command above
@@ -98,7 +101,7 @@ class Examples(FromSource):
 
 class Shape(FromSource):
     def taken(self) -> list[nodes.Node]:
-        shown = schema.text(self.arguments[0])
+        shown = shape_text(COMMANDS[self.arguments[0]].shape)
         return [nodes.literal_block(shown, shown, language='json')]
 
 

@@ -11,13 +11,15 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from caps import Caps, CapSet, completion, examples, install, schema
+from caps import Caps, CapSet, install
 from caps.cli import main, parser
-from caps.output import escaped
+from caps.cli.completion import places
+from caps.cli.output import escaped
 from caps.system.tasks import in_words
 from support import needs, needs_root, run
 
-COMMANDS = [place.strip() for place, _ in completion.commands(parser()) if place]
+PARSERS = {place.strip(): command for place, command in places(parser())}
+COMMANDS = [place for place in PARSERS if place]
 
 
 def caps(*arguments, **options):
@@ -41,7 +43,7 @@ def on_terminal(*arguments, code='from caps.cli import main', columns=400, **env
 
 
 def matches(shape, document):
-    """Whether a document is of the shape that caps.schema gives it."""
+    """Whether a document is of the shape that caps.cli.schema gives it."""
     if isinstance(shape, dict):
         names = {key: key.removesuffix(' | null') for key in shape}
         return list(names.values()) == list(document) and all(
@@ -59,7 +61,7 @@ def from_json(capsys, *arguments, status=0):
     command = ' '.join(arguments[: 2 if arguments[0] in ('ppy', 'venv') else 1])
     assert main([*map(str, arguments), '--json']) == status
     document = json.loads(capsys.readouterr().out)
-    assert matches(schema.SCHEMA[command], document), document
+    assert matches(PARSERS[command].shape, document), document
     return document
 
 
@@ -402,12 +404,12 @@ def test_help_teaches_by_example(command, capsys):
     text = capsys.readouterr().out
     assert 'examples:\n' in text
     assert 'exit status:\n' in text
-    assert ('--json prints' in text) == (command in schema.SCHEMA)
+    assert ('--json prints' in text) == bool(PARSERS[command].shape)
 
 
 def test_examples_are_commands_that_parse():
     tried = 0
-    for line in '\n'.join(examples.EXAMPLES.values()).splitlines():
+    for line in '\n'.join(command.examples for command in PARSERS.values()).splitlines():
         command = re.match(r'  (?:sudo )?caps (.*?)(?:   .*| [|>].*)?$', line)
         if command:
             parser().parse_args(command[1].replace('$$', '1').split())

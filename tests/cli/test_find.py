@@ -252,7 +252,7 @@ def test_limit_of_processes_is_a_refusal(system_venv, accounts):
 
 
 def test_progress_is_shown_after_a_second_and_taken_away():
-    from caps.output import Progress
+    from caps.cli.output import Progress
 
     master, slave = os.openpty()
     with open(slave, 'w') as terminal, open(master, 'rb', buffering=0) as screen:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from caps import Caps, CapSet, documents
+from caps import Caps, CapSet
+from caps.cli.explain import document
 from caps.explain import explain
 from caps.install import install, remove
 from caps.system.types import SETS, FileCaps
@@ -158,11 +159,11 @@ def test_marked_program_is_explained_from_top_to_bottom(program, accounts, as_b)
 
 def test_account_is_a_document_too(program, as_b):
     said, _ = happens(program('cap_net_raw=ep'), as_b)
-    document = json.loads(json.dumps(documents.explanation(said)))
-    assert document['after']['effective'] == ['cap_net_raw']
-    assert document['file']['capabilities']['text'] == 'cap_net_raw=ep'
-    assert document['error'] is None
-    assert [*document] == [
+    printed = json.loads(json.dumps(document(said)))
+    assert printed['after']['effective'] == ['cap_net_raw']
+    assert printed['file']['capabilities']['text'] == 'cap_net_raw=ep'
+    assert printed['error'] is None
+    assert [*printed] == [
         'file', 'interpreters', 'user', 'process', 'ppy', 'steps', 'error', 'after',
         'caveats', 'advice',
     ]  # fmt: skip
@@ -202,9 +203,10 @@ def test_root_directory_that_is_no_mount_point_is_on_a_mount_of_ours(program, sc
     name = Path(program('cap_net_raw=ep')).name
     (scene / 'proc').mkdir()
     code = (
-        'import json, os, sys; from caps import documents; from caps.explain import explain\n'
+        'import json, os, sys\n'
+        'from caps.cli.explain import document; from caps.explain import explain\n'
         'os.chroot(sys.argv[1]); os.chdir("/")\n'
-        'print(json.dumps(documents.explanation(explain("/" + sys.argv[2], pid=os.getpid()))))\n'
+        'print(json.dumps(document(explain("/" + sys.argv[2], pid=os.getpid()))))\n'
     )
     run('mount', '-t', 'proc', 'proc', scene / 'proc', check=True)
     try:

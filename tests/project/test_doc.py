@@ -13,7 +13,7 @@ import caps.explain.execve
 import caps.install
 import caps.system.types
 from caps.cli import parser
-from caps.completion import commands
+from caps.cli.completion import places
 from support import ROOT, require, run
 
 # Reads the documentation, writes the man pages, and prints what of Python it has described.
@@ -125,7 +125,7 @@ def test_man_page_has_every_command_with_every_option(built):
     _, pages = built
     found = sections((pages / 'caps.1').read_text())
     parsers = {
-        one.prog: one for place, one in commands(parser()) if one.get_default('run') is not None
+        one.prog: one for place, one in places(parser()) if one.get_default('run') is not None
     }
     assert set(found) == set(parsers)
     for heading, one in parsers.items():

@@ -1,8 +1,11 @@
-"""Completion of subcommands, options and choices: a script for bash, zsh or fish."""
+"""caps completion: a script for bash, zsh or fish that completes commands, options and choices."""
 
 import argparse
 import shlex
 from collections.abc import Iterator
+
+from caps.cli.output import Output
+from caps.cli.parsers import Commands, Parser
 
 # The words so far that name subcommands are the place; files are offered where nothing else is.
 BASH = """\
@@ -44,15 +47,34 @@ function __caps_at
 end
 {table}
 """
+EXAMPLES = """\
+examples:
+  . <(caps completion bash)        in ~/.bashrc
+  . <(caps completion zsh)         in ~/.zshrc, after compinit
+  caps completion fish | source    in ~/.config/fish/config.fish
+"""
 
 
-def script(shell: str, parser: argparse.ArgumentParser) -> str:
+def add(commands: Commands) -> None:
+    """Add the command to those of a parser."""
+    parser = commands.add('completion', run, 'print a script that completes this', EXAMPLES)
+    parser.add_argument('shell', choices=('bash', 'zsh', 'fish'))
+
+
+def run(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.cli import parser
+
+    print(script(arguments.shell, parser()), end='')
+    return True
+
+
+def script(shell: str, parser: Parser) -> str:
     """The completion script of a parser, to be sourced by `shell`."""
-    tree = list(commands(parser))
-    places = [shlex.quote(place) for place, _ in tree if place]
+    tree = list(places(parser))
+    words = [shlex.quote(place) for place, _ in tree if place]
     if shell == 'fish':
         table = [line for place, one in tree for line in _fish(place, one)]
-        return FISH.format(places=' '.join(places), table='\n'.join(table))
+        return FISH.format(places=' '.join(words), table='\n'.join(table))
     table = [
         f'        {shlex.quote(place)})'
         f' names={shlex.quote(" ".join(_names(one)))}'
@@ -60,18 +82,16 @@ def script(shell: str, parser: argparse.ArgumentParser) -> str:
         for place, one in tree
     ]
     template = {'bash': BASH, 'zsh': ZSH}[shell]
-    return template.format(places='|'.join(places), table='\n'.join(table))
+    return template.format(places='|'.join(words), table='\n'.join(table))
 
 
-def commands(
-    parser: argparse.ArgumentParser, place: str = ''
-) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+def places(parser: Parser, place: str = '') -> Iterator[tuple[str, Parser]]:
     """Every command with its parser, by its words with a space before each."""
     yield place, parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, below in action.choices.items():
-                yield from commands(below, f'{place} {name}')
+                yield from places(below, f'{place} {name}')
 
 
 def _names(parser: argparse.ArgumentParser) -> dict[str, str]:

@@ -1,0 +1,57 @@
+"""caps find: the files below directories that carry capabilities."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from caps.cli.documents import FILES, file
+from caps.cli.files import print_file
+from caps.cli.output import Output, Progress
+from caps.cli.parsers import Commands
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from caps.system.find import Findings
+
+EXAMPLES = """\
+Symbolic links below DIR are not followed. Each name of a file with several is found.
+
+examples:
+  caps find /usr/bin /opt
+  sudo caps find --all-file-systems /         everything, also what is mounted
+  sudo caps find --json / > before            to compare after an upgrade
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to those of a parser."""
+    text = 'the files below directories that carry capabilities'
+    parser = commands.add('find', run, text, EXAMPLES, FILES)
+    parser.add_argument('directories', nargs='+', metavar='DIR')
+    parser.add_argument(
+        '--all-file-systems', action='store_true', help='also search what is mounted below'
+    )
+
+
+def run(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.system.find import find
+
+    progress = Progress(sys.stderr)
+
+    def watch(findings: Findings) -> None:
+        done, count = findings.searched, len(findings.files)
+        progress.tick(f'{done} directories searched, {count} files found')
+
+    files = []
+    for directory in arguments.directories:
+        with out.noting():
+            findings = find(directory, all_file_systems=arguments.all_file_systems, watch=watch)
+            progress.clear()
+            for path, caps in findings.files:
+                print_file(path, caps, out)
+                files.append(file(path, caps))
+            for problem in findings.problems:
+                out.problem(problem)
+    out.document = {'files': files}
+    return bool(files)

@@ -1,0 +1,129 @@
+"""caps ppy: install the launcher, look at it, remove it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from caps import CapSet
+from caps.cli.documents import PROBLEMS, Document
+from caps.cli.output import Output
+from caps.cli.parsers import Commands, Parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from caps.install import Installation
+
+EXAMPLES = """\
+examples:
+  sudo caps ppy install
+      scripts marked with capabilities run through /usr/local/bin/ppy, under this Python
+  sudo caps ppy install --interpreter /srv/app/venv/bin/python --name ppy-app
+      the same for a virtual environment: its scripts begin with #!/usr/local/bin/ppy-app
+  sudo caps ppy install --allow cap_net_raw,cap_net_bind_service
+      no script can be given anything else
+  sudo caps ppy status
+      after an upgrade of Python: says whether to install again
+
+  sudo setcap cap_dac_read_search=i backup.py
+  ppy backup.py
+      the script runs as its owner, and may activate cap_dac_read_search
+"""
+SHAPE: Document = {
+    'ppy': 'str',
+    'installed': 'bool',
+    'original': 'str | null',
+    'capped': 'str | null',
+    'setuid': 'bool',
+    'group': 'str | null',
+    'allowed': '[str] | null',
+    'allow_root': 'bool',
+    **PROBLEMS,
+}
+REMOVED: Document = {'ppy': 'str', **PROBLEMS}
+
+
+def add(commands: Commands) -> None:
+    """Add the commands to those of a parser."""
+    text = 'the launcher: install it, look at it, remove it'
+    group = commands.group('ppy', text, EXAMPLES)
+    text = 'put a launcher in place, or renew it'
+    parser = group.add('install', install, text, EXAMPLES, SHAPE)
+    _add_place(parser)
+    parser.add_argument('--interpreter', metavar='PATH', help='default: the Python running this')
+    parser.add_argument(
+        '--setuid', action='store_true', help='set-user-ID root instead of file capabilities'
+    )
+    parser.add_argument('--group', metavar='NAME', help='may execute the capped copy directly')
+    parser.add_argument('--allow', metavar='CAPS', help='what scripts can be given; default: all')
+    parser.add_argument('--allow-root', action='store_true', help="launch root's scripts as well")
+    text = 'say what is installed and what is wrong with it'
+    _add_place(group.add('status', status, text, EXAMPLES, SHAPE))
+    _add_place(group.add('remove', remove, 'take it away', EXAMPLES, REMOVED))
+
+
+def _add_place(parser: Parser) -> None:
+    parser.add_argument('--prefix', default='/usr/local', metavar='DIR', help='default: /usr/local')
+    parser.add_argument('--name', default='ppy', help='of the launcher; default: ppy')
+
+
+def install(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.install import install as put_in_place
+
+    installation = put_in_place(
+        arguments.interpreter,
+        arguments.prefix,
+        arguments.name,
+        setuid=arguments.setuid,
+        group=arguments.group,
+        allow=arguments.allow,
+        allow_root=arguments.allow_root,
+    )
+    return _report(installation, out)
+
+
+def status(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.install import status as inspect
+
+    return _report(inspect(arguments.prefix, arguments.name), out)
+
+
+def remove(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.install import remove as take_away
+
+    take_away(arguments.prefix, arguments.name)
+    out.document = {'ppy': os.path.join(arguments.prefix, 'bin', arguments.name)}
+    return True
+
+
+def _report(installation: Installation, out: Output) -> bool:
+    out.document = document(installation)
+    if installation.original:
+        allowed = installation.allowed
+        limits = 'unknown' if allowed is None else str(allowed) or 'nothing'
+        everything = allowed == CapSet.all()
+        out.line(f'{installation.ppy} runs scripts under {installation.original}')
+        out.line(f'  capped copy:     {installation.capped}')
+        how = 'set-user-ID root' if installation.setuid else 'file capabilities'
+        out.line(f'  launcher:        {how}')
+        out.line(f'  can hand out:    {"every capability" if everything else limits}')
+        out.line(f'  scripts of root: {"launched" if installation.allow_root else "refused"}')
+        out.line(f'  group:           {installation.group or "none"}')
+    for problem in installation.problems:
+        out.problem(problem)
+    return bool(installation.original)
+
+
+def document(installation: Installation) -> Document:
+    """An installed ppy, or none."""
+    allowed = installation.allowed
+    return {
+        'ppy': installation.ppy,
+        'installed': bool(installation.original),
+        'original': installation.original or None,
+        'capped': installation.capped or None,
+        'setuid': installation.setuid,
+        'group': installation.group,
+        'allowed': None if allowed is None else list(allowed),
+        'allow_root': installation.allow_root,
+    }

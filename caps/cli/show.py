@@ -1,0 +1,128 @@
+"""caps show: the state of processes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from caps.cli.documents import IDS, PROBLEMS, STATE, Document, state
+from caps.cli.output import Output
+from caps.cli.parsers import Commands
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from caps.system.tasks import Task
+
+EXAMPLES = """\
+examples:
+  caps show                  this command's own state, as your shell hands it on
+  caps show $$ 1             of the shell and of init
+  caps show --all            of every process
+  caps show --tree           the same, each below its parent
+  caps show --tree $$        the shell and what it has started
+  caps show --all --json | jq '.processes[] | select(.effective != []) | .pid'
+"""
+ALL_IDS = {**IDS, 'file_system': 'int'}
+PROCESS = {
+    'pid': 'int',
+    'parent': 'int',
+    'name': 'str',
+    'user': 'str',
+    'uid': ALL_IDS,
+    'gid': ALL_IDS,
+    **STATE,
+    'ambient': ['str'],
+    'bounding': ['str'],
+    'iab': 'str',
+    'securebits': '[str] | null',
+    'no_new_privs': 'bool',
+    'seccomp': 'str',  # disabled, strict or filter
+    'user_namespace': 'int | null',
+}
+SHAPE: Document = {'processes': [PROCESS], **PROBLEMS}
+
+
+def add(commands: Commands) -> None:
+    """Add the command to those of a parser."""
+    parser = commands.add('show', run, 'the state of processes', EXAMPLES, SHAPE)
+    parser.add_argument('pids', nargs='*', type=int, metavar='PID', help='default: this command')
+    parser.add_argument('--tree', action='store_true', help='each process below its parent')
+    parser.add_argument('--all', action='store_true', help='every process')
+
+
+def run(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.system import tasks
+
+    pids = arguments.pids
+    shown: list[Task] = []
+    depths: list[int] = []
+    if arguments.all and pids:
+        raise ValueError('--all shows every process: name none, or use --tree')
+    if arguments.tree or arguments.all:
+        shown = tasks.everything()
+        for pid in sorted(set(pids) - {task.pid for task in shown}):
+            out.problem(f'{pid}: no such process')
+    if arguments.tree:
+        ordered = tasks.tree(shown, pids)
+        shown, depths = [task for _, task in ordered], [depth for depth, _ in ordered]
+    elif not arguments.all:
+        for pid in pids or [os.getpid()]:
+            with out.noting():
+                shown.append(tasks.read(pid))
+    out.document = {'processes': [document(task) for task in shown]}
+    if arguments.tree or arguments.all:
+        rows = [
+            (
+                str(task.pid),
+                task.user,
+                '  ' * depth + task.name,
+                str(task.caps),
+                str(task.iab),
+                notes,
+            )
+            for task, depth in zip(shown, depths or [0] * len(shown), strict=True)
+            for notes in [', '.join(task.notes())]
+        ]
+        out.table(('PID', 'USER', 'NAME', 'CAPS', 'IAB', 'NOTES'), rows)
+        return True
+    for task in shown:
+        _print(task, out)
+    return True
+
+
+def _print(task: Task, out: Output) -> None:
+    from caps.system.tasks import in_words, user_namespace
+
+    out.line(str(task.pid), task.name, f'({task.user})', style='bold')
+    sets = {name: task.caps[name] for name in ('effective', 'permitted', 'inheritable')}
+    for name, members in (
+        sets | {name: task.iab[name] for name in ('ambient', 'bounding')}
+    ).items():
+        style = 'yellow' if members and name in ('effective', 'permitted', 'ambient') else ''
+        out.line(f'  {name:<15}', in_words(members), style=style)
+    if task.securebits is not None:
+        out.line(f'  {"secure bits":<15}', ', '.join(task.securebits) or 'none')
+    out.line(f'  {"no_new_privs":<15}', 'yes' if task.no_new_privs else 'no')
+    out.line(f'  {"seccomp":<15}', task.seccomp)
+    here = ' (as here)' if task.user_namespace == user_namespace(os.getpid()) else ''
+    out.line(f'  {"user namespace":<15}', f'{task.user_namespace or "unknown"}{here}')
+
+
+def document(task: Task) -> Document:
+    """A process or thread, as `caps show` has it."""
+    return {
+        'pid': task.pid,
+        'parent': task.parent,
+        'name': task.name,
+        'user': task.user,
+        'uid': dict(zip(ALL_IDS, task.uids, strict=True)),
+        'gid': dict(zip(ALL_IDS, task.gids, strict=True)),
+        **state(task.caps),
+        'ambient': list(task.iab.ambient),
+        'bounding': list(task.iab.bounding),
+        'iab': str(task.iab),
+        'securebits': task.securebits,
+        'no_new_privs': task.no_new_privs,
+        'seccomp': task.seccomp,
+        'user_namespace': task.user_namespace,
+    }

@@ -1,0 +1,108 @@
+"""caps venv: capabilities for the python of one virtual environment."""
+
+from __future__ import annotations
+
+import argparse
+
+from caps import Caps
+from caps.cli.documents import PROBLEMS, STATE, Document, state
+from caps.cli.output import Output
+from caps.cli.parsers import Commands
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from caps.venv import Environment
+
+EXAMPLES = """\
+examples:
+  sudo caps venv mark /srv/app/venv cap_net_bind_service
+  /srv/app/venv/bin/python -m http.server 80
+  sudo caps venv unmark /srv/app/venv
+"""
+MARK = """\
+DIR/bin/python is a link to a python that everyone shares. It becomes a copy, and only the copy
+is marked. Every script of the environment then runs with CAPS, and whoever can run it, or write
+to what it imports, has them: --group says who. Mark it again after an upgrade of Python.
+
+CAPS is capability text, or a bare list, which means =ep.
+
+examples:
+  sudo caps venv mark /srv/app/venv cap_net_raw                 the same as cap_net_raw=ep
+  sudo caps venv mark /srv/app/venv cap_net_raw=p               its code makes it effective
+  sudo caps venv mark /srv/app/venv cap_net_raw --group ops     nobody else can run it
+"""
+UNMARK = """\
+examples:
+  sudo caps venv unmark /srv/app/venv
+"""
+SHAPE: Document = {
+    'directory': 'str',
+    'python': 'str',
+    'names': ['str'],
+    'unmarked': 'str | null',
+    'owner': 'str',
+    'group': 'str | null',
+    'who': 'str',
+    'closed': ['str'],
+    **STATE,
+    **PROBLEMS,
+}
+
+
+def add(commands: Commands) -> None:
+    """Add the commands to those of a parser."""
+    group = commands.group('venv', 'capabilities for one virtual environment', EXAMPLES)
+    text = 'give its python, in a copy of its own, capabilities'
+    parser = group.add('mark', mark, text, MARK, SHAPE)
+    parser.add_argument('directory', metavar='DIR')
+    parser.add_argument('caps', type=_text, metavar='CAPS')
+    parser.add_argument('--group', metavar='NAME', help='only its members may run the copy')
+    text = 'put the link to the shared python back'
+    parser = group.add('unmark', unmark, text, UNMARK, SHAPE)
+    parser.add_argument('directory', metavar='DIR')
+
+
+def _text(text: str) -> Caps:
+    from caps.venv import parsed
+
+    try:
+        return parsed(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def mark(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps import venv
+
+    environment = venv.mark(arguments.directory, arguments.caps, arguments.group)
+    out.document = document(environment)
+    out.line(environment.python, str(environment.caps), style='yellow')
+    out.line(f'  names:       {", ".join(environment.names)}')
+    out.line(f'  can run it:  {environment.who}')
+    writers = f'and of whoever else can write to {environment.directory}'
+    out.line(f'  runs code of {environment.owner}, {writers}')
+    if environment.unmarked:
+        out.line(f'  unmarked:    {environment.unmarked}')
+    return True
+
+
+def unmark(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps import venv
+
+    out.document = document(venv.unmark(arguments.directory))
+    return True
+
+
+def document(environment: Environment) -> Document:
+    """A virtual environment whose python is marked."""
+    return {
+        'directory': environment.directory,
+        'python': environment.python,
+        'names': environment.names,
+        'unmarked': environment.unmarked,
+        'owner': environment.owner,
+        'group': environment.group,
+        'who': environment.who,
+        'closed': environment.closed,
+        **state(environment.caps),
+    }
