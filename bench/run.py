@@ -16,7 +16,7 @@ from pathlib import Path
 import report
 
 import caps
-from caps.install import install, remove
+from caps.admin.ppy import install, remove
 
 HERE = Path(__file__).parent
 ROUNDS = 5

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import caps
-from caps.install import install, remove
+from caps.admin.ppy import install, remove
 from support import MUST_RUN, ROOT, run
 from support.accounts import Account
 from support.attributes import mounted_image

@@ -64,8 +64,8 @@ def _drop_output() -> None:
 
 
 def _is_refusal(error: Exception) -> bool:
-    from caps.install import InstallError
-    from caps.venv import VenvError
+    from caps.admin.ppy import InstallError
+    from caps.admin.venv import VenvError
 
     return isinstance(error, (OSError, ValueError, LookupError, InstallError, VenvError))
 

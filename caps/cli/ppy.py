@@ -12,7 +12,7 @@ from caps.cli.parsers import Commands, Parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from caps.install import Installation
+    from caps.admin.ppy import Installation
 
 EXAMPLES = """\
 examples:
@@ -68,9 +68,9 @@ def _add_place(parser: Parser) -> None:
 
 
 def install(arguments: argparse.Namespace, out: Output) -> bool:
-    from caps.install import install as put_in_place
+    from caps.admin import ppy
 
-    installation = put_in_place(
+    installation = ppy.install(
         arguments.interpreter,
         arguments.prefix,
         arguments.name,
@@ -83,15 +83,15 @@ def install(arguments: argparse.Namespace, out: Output) -> bool:
 
 
 def status(arguments: argparse.Namespace, out: Output) -> bool:
-    from caps.install import status as inspect
+    from caps.admin import ppy
 
-    return _report(inspect(arguments.prefix, arguments.name), out)
+    return _report(ppy.status(arguments.prefix, arguments.name), out)
 
 
 def remove(arguments: argparse.Namespace, out: Output) -> bool:
-    from caps.install import remove as take_away
+    from caps.admin import ppy
 
-    take_away(arguments.prefix, arguments.name)
+    ppy.remove(arguments.prefix, arguments.name)
     out.document = {'ppy': os.path.join(arguments.prefix, 'bin', arguments.name)}
     return True
 

@@ -11,7 +11,7 @@ from caps.cli.parsers import Commands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from caps.venv import Environment
+    from caps.admin.venv import Environment
 
 EXAMPLES = """\
 examples:
@@ -63,7 +63,7 @@ def add(commands: Commands) -> None:
 
 
 def _text(text: str) -> Caps:
-    from caps.venv import parsed
+    from caps.admin.venv import parsed
 
     try:
         return parsed(text)
@@ -72,7 +72,7 @@ def _text(text: str) -> Caps:
 
 
 def mark(arguments: argparse.Namespace, out: Output) -> bool:
-    from caps import venv
+    from caps.admin import venv
 
     environment = venv.mark(arguments.directory, arguments.caps, arguments.group)
     out.document = document(environment)
@@ -87,7 +87,7 @@ def mark(arguments: argparse.Namespace, out: Output) -> bool:
 
 
 def unmark(arguments: argparse.Namespace, out: Output) -> bool:
-    from caps import venv
+    from caps.admin import venv
 
     out.document = document(venv.unmark(arguments.directory))
     return True

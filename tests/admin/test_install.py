@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from caps import Caps, CapSet
+from caps.admin.ppy import InstallError, _obstacles, install, remove, status
 from caps.cli import main
-from caps.install import InstallError, _obstacles, install, remove, status
 from support import needs, needs_root, run
 
 pytestmark = needs_root
@@ -406,7 +406,7 @@ def test_directory_that_another_account_makes_meanwhile_is_refused(
         run(*make, prefix / part, account=accounts.b, check=True)
 
     above.chmod(0o755 if part else 0o1777)
-    monkeypatch.setattr('caps.install._obstacles', obstacles)
+    monkeypatch.setattr('caps.admin.ppy._obstacles', obstacles)
     with pytest.raises(InstallError, match=r'^[^:]*(is no directory|belongs to uid|write to)'):
         install(program, prefix)
     assert files(above) in ([], [prefix / part])

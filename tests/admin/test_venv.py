@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from caps import Caps
+from caps.admin.venv import VenvError, mark, parsed, unmark
 from caps.cli import main
-from caps.venv import VenvError, mark, parsed, unmark
 from support import needs, needs_root, run
 
 pytestmark = needs_root

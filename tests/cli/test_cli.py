@@ -11,10 +11,11 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from caps import Caps, CapSet, install
+from caps import Caps, CapSet
 from caps.cli import main, parser
 from caps.cli.completion import places
 from caps.cli.output import escaped
+from caps.system.launcher import NAME, PREFIX
 from caps.system.tasks import in_words
 from support import needs, needs_root, run
 
@@ -426,7 +427,7 @@ def test_version_is_that_of_the_distribution(capsys):
 
 def test_defaults_are_those_of_the_library():
     found = parser().parse_args(['ppy', 'status'])
-    assert (found.prefix, found.name) == (install.PREFIX, install.NAME)
+    assert (found.prefix, found.name) == (PREFIX, NAME)
 
 
 SHELLS = {

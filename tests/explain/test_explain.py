@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from caps import Caps, CapSet
+from caps.admin.ppy import install, remove
 from caps.cli.explain import document
 from caps.explain import explain
-from caps.install import install, remove
 from caps.system.types import SETS, FileCaps
 from support import SUPPORT, needs, needs_root, python, run
 

@@ -26,7 +26,7 @@ from types import SimpleNamespace
 import pytest
 
 from caps import Caps, CapSet
-from caps.install import install
+from caps.admin.ppy import install
 from support import ROOT, SOAK, needs, needs_root
 from support.launchers import MODES, make_launcher
 
@@ -698,7 +698,7 @@ def test_a_ppy_that_lacks_a_defence_is_found_out(attempt, scene, monkeypatch, vi
     (scene / 'template').mkdir()
     command = ['gcc', '-w', '-static-pie', '-fPIE', '-I', ROOT / 'ext', sources / 'ppy.c']
     subprocess.run([*command, '-o', scene / 'template/ppy', '-lcap'], check=True)
-    monkeypatch.setattr('caps.install.__file__', str(scene / 'template/install.py'))
+    monkeypatch.setattr('caps.admin.ppy.TEMPLATES', scene / 'template')
     found = (n for n, _, wrong in attempt(1000, 'mutant') if any(violation in w for w in wrong))
     n = next(found, None)
     assert n is not None

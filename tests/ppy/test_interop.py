@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from caps.install import install
+from caps.admin.ppy import install
 from support import ROOT, needs, needs_root, require, run
 from support.launchers import MODES, Ppy
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from caps import CapSet
-from caps.install import install
+from caps.admin.ppy import install
 from support import needs_root, run
 from support.accounts import Account
 from support.launchers import MODES, REPORT, Ppy

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from caps import Caps
-from caps.install import install
+from caps.admin.ppy import install
 from support import ROOT, needs, needs_root, run
 from support.launchers import MODES, Ppy
 

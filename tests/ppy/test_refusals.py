@@ -18,7 +18,7 @@ import pytest
 
 import caps
 from caps import Caps
-from caps.install import LAUNCHER_CAPS, InstallError, install, status
+from caps.admin.ppy import LAUNCHER_CAPS, InstallError, install, status
 from support import needs, needs_root, run
 from support.accounts import Account
 from support.launchers import MODES, Ppy

@@ -4,7 +4,7 @@ import tarfile
 
 import pytest
 
-from caps.install import MAGIC, install, remove
+from caps.admin.ppy import MAGIC, install, remove
 from support import ROOT, needs_root, run
 from support.launchers import Ppy
 from support.pythons import FOUND

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from caps.install import RECORD
+from caps.admin.ppy import RECORD
 from support import ROOT, SOAK, SUPPORT, needs_root, require, run
 from support.pythons import LIBRARY
 from support.sources import compile_c, plant

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from caps.install import Installation, install
+from caps.admin.ppy import Installation, install
 from support import SUPPORT, run
 
 

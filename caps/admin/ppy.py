@@ -30,6 +30,7 @@ from caps.system.path import NOBODY, strangers, way
 
 __all__ = ['InstallError', 'Installation', 'install', 'remove', 'status']
 
+TEMPLATES = Path(__file__).parent.parent
 INSTALLER_CAPS = CapSet('cap_chown,cap_fowner,cap_setgid,cap_setuid,cap_setfcap')
 File = str | os.PathLike[str]
 
@@ -210,11 +211,10 @@ def _installation(prefix: File, name: str) -> Installation:
 
 def _launchers(it: Installation) -> Iterator[tuple[str, Path, int, Caps | None]]:
     """Path, template, mode and capabilities; the last is the one that makes an installation."""
-    here = Path(__file__).parent
-    if (here / 'ppy-check').exists():
-        yield f'{it.ppy}-check', here / 'ppy-check', 0o755, None
+    if (TEMPLATES / 'ppy-check').exists():
+        yield f'{it.ppy}-check', TEMPLATES / 'ppy-check', 0o755, None
     mode, caps = (0o4755, None) if it.setuid else (0o755, LAUNCHER_CAPS)
-    yield it.ppy, here / 'ppy', mode, caps
+    yield it.ppy, TEMPLATES / 'ppy', mode, caps
 
 
 def _without_links(path: File) -> str:

@@ -1,0 +1,1 @@
+"""Changes the machine, as root: installs ppy, marks environments and scripts."""
