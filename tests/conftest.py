@@ -29,14 +29,14 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope='session')
 def accounts():
-    """Two accounts: a owns scripts, b starts and attacks them."""
+    """Two accounts: the owner of scripts, and the attacker, who starts them."""
     made = SimpleNamespace()
-    names = {letter: f'caps-{letter}-{os.getpid()}' for letter in 'ab'}
+    names = {role: f'caps-tests-{role}-{os.getpid()}' for role in ('owner', 'attacker')}
     try:
-        for letter, name in names.items():
+        for role, name in names.items():
             subprocess.run(['useradd', '--no-create-home', '--user-group', name], check=True)
             entry = pwd.getpwnam(name)
-            setattr(made, letter, Account(name, entry.pw_uid, entry.pw_gid))
+            setattr(made, role, Account(name, entry.pw_uid, entry.pw_gid))
         yield made
     finally:
         for name in names.values():
@@ -118,7 +118,9 @@ def scene(world):
 def script(scene, accounts):
     """A function that makes a script: its text, owner, mode and capabilities (None: unmarked)."""
 
-    def make(text=REPORT, mark='=', *, name='script.py', owner=accounts.a, group=None, mode=0o755):
+    def make(
+        text=REPORT, mark='=', *, name='script.py', owner=accounts.owner, group=None, mode=0o755
+    ):
         path = scene / name
         path.write_text(text)
         os.chown(path, owner.uid, (group or owner).gid)
@@ -132,9 +134,9 @@ def script(scene, accounts):
 
 @pytest.fixture
 def den(scene, accounts):
-    """A directory of b's own, from which he attacks."""
+    """A directory of the attacker's own."""
     path = scene / 'den'
     path.mkdir()
-    os.chown(path, accounts.b.uid, accounts.b.gid)
+    os.chown(path, accounts.attacker.uid, accounts.attacker.gid)
     path.chmod(0o755)
     return path

@@ -109,10 +109,10 @@ def test_capped_copy_is_for_root_and_has_every_capability_inheritable(installed,
 
 
 def test_group_may_execute_the_capped_copy(prefix, program, accounts):
-    found = install(program, prefix, group=accounts.a.name)
+    found = install(program, prefix, group=accounts.owner.name)
     info = os.lstat(found.capped)
-    assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o750, 0, accounts.a.gid)
-    assert (found.group, found.problems) == (accounts.a.name, [])
+    assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o750, 0, accounts.owner.gid)
+    assert (found.group, found.problems) == (accounts.owner.name, [])
 
 
 def test_allow_limits_the_capped_copy(prefix, program):
@@ -127,7 +127,7 @@ def test_allowing_nothing_leaves_a_change_of_identity(prefix, program, script, a
     found = install(program, prefix, allow='')
     assert found.problems == []
     assert Caps.from_file(found.capped).marked
-    assert run(found.ppy, script('echo here', '='), account=accounts.b).stdout == 'here\n'
+    assert run(found.ppy, script('echo here', '='), account=accounts.attacker).stdout == 'here\n'
 
 
 @pytest.mark.parametrize('umask', [0, 0o777], ids=oct)
@@ -163,11 +163,11 @@ def test_interpreter_may_be_anything(prefix, script, accounts, system_venv, setu
     interpreter = {'sh': SH, 'perl': PERL, 'python': system_venv / 'bin/python'}[language]
     found = install(interpreter, prefix, setuid=setuid)
     marked = script(STATUS[language], 'cap_dac_read_search=i')
-    done = run(found.ppy, marked, account=accounts.b)
+    done = run(found.ppy, marked, account=accounts.attacker)
     assert done.stderr == ''
     process = dict(line.split(':', 1) for line in done.stdout.splitlines() if ':' in line)
-    assert set(process['Uid'].split()) == {str(accounts.a.uid)}
-    assert set(process['Gid'].split()) == {str(accounts.a.gid)}
+    assert set(process['Uid'].split()) == {str(accounts.owner.uid)}
+    assert set(process['Gid'].split()) == {str(accounts.owner.gid)}
     assert int(process['CapPrm'], 16) == CapSet('cap_dac_read_search').mask
     assert int(process['CapEff'], 16) == 0
 
@@ -192,7 +192,7 @@ def test_several_installations_stand_side_by_side(prefix, program, script, accou
     remove(prefix, 'ppy')
     assert status(prefix, 'ppy-other') == other
     assert other.problems == []
-    done = run(other.ppy, script('echo here', 'cap_kill=i'), account=accounts.b)
+    done = run(other.ppy, script('echo here', 'cap_kill=i'), account=accounts.attacker)
     assert done.stdout == 'here\n'
 
 
@@ -315,7 +315,7 @@ def test_interpreter_that_others_can_write_is_refused(prefix, program, mode):
 
 
 def test_interpreter_of_another_account_is_refused(prefix, program, accounts):
-    os.chown(program, accounts.a.uid, 0)
+    os.chown(program, accounts.owner.uid, 0)
     refused(prefix, 'others than root can change .*chown root', program)
 
 
@@ -327,8 +327,8 @@ def test_interpreter_in_a_writable_directory_is_refused(prefix, program, mode):
 
 
 def test_interpreter_in_a_directory_of_another_account_is_refused(prefix, program, accounts):
-    os.chown(program.parent, accounts.a.uid, 0)
-    refused(prefix, f'belongs to uid {accounts.a.uid}.*chown root {program.parent}', program)
+    os.chown(program.parent, accounts.owner.uid, 0)
+    refused(prefix, f'belongs to uid {accounts.owner.uid}.*chown root {program.parent}', program)
 
 
 def test_interpreter_path_is_resolved_as_the_kernel_does(prefix, program, scene):
@@ -384,8 +384,8 @@ def test_writable_directory_above_is_accepted_only_with_the_sticky_bit(scene, pr
 
 def test_prefix_of_another_account_is_refused(prefix, accounts):
     prefix.mkdir()
-    os.chown(prefix, accounts.a.uid, 0)
-    refused(prefix, f'{prefix} belongs to uid {accounts.a.uid}')
+    os.chown(prefix, accounts.owner.uid, 0)
+    refused(prefix, f'{prefix} belongs to uid {accounts.owner.uid}')
 
 
 @pytest.mark.parametrize('part', ['', 'bin', 'libexec'])
@@ -403,7 +403,7 @@ def test_directory_that_another_account_makes_meanwhile_is_refused(
     def obstacles(plan):
         yield from _obstacles(plan)
         above.chmod(0o1777)
-        run(*make, prefix / part, account=accounts.b, check=True)
+        run(*make, prefix / part, account=accounts.attacker, check=True)
 
     above.chmod(0o755 if part else 0o1777)
     monkeypatch.setattr('caps.admin.ppy._obstacles', obstacles)
@@ -417,11 +417,11 @@ def test_prefix_of_another_account_names_no_place_of_roots(scene, program, accou
     other = install(program, scene / 'other')
     den = scene / 'den'
     den.mkdir()
-    os.chown(den, accounts.b.uid, accounts.b.gid)
+    os.chown(den, accounts.attacker.uid, accounts.attacker.gid)
     for part in 'bin', 'libexec':
-        run('ln', '-s', scene / 'other' / part, den, account=accounts.b, check=True)
+        run('ln', '-s', scene / 'other' / part, den, account=accounts.attacker, check=True)
     for deed in lambda: install(program, den), lambda: remove(den):
-        with pytest.raises(InstallError, match=f'{den} belongs to uid {accounts.b.uid}'):
+        with pytest.raises(InstallError, match=f'{den} belongs to uid {accounts.attacker.uid}'):
             deed()
     assert status(scene / 'other') == other
 
@@ -435,8 +435,8 @@ def test_launcher_that_another_account_made_up_removes_nothing_and_has_nothing_r
     (den / 'libexec').symlink_to(scene / 'other/libexec')
     shutil.copyfile(other.ppy, den / 'bin/ppy')
     for path in den, den / 'bin', den / 'bin/ppy':
-        os.chown(path, accounts.b.uid, accounts.b.gid)
-    with pytest.raises(InstallError, match=f'{den} belongs to uid {accounts.b.uid}'):
+        os.chown(path, accounts.attacker.uid, accounts.attacker.gid)
+    with pytest.raises(InstallError, match=f'{den} belongs to uid {accounts.attacker.uid}'):
         remove(den)
     assert status(scene / 'other') == other
     # what it says to be the copy would be read to its end, which is never
@@ -445,7 +445,7 @@ def test_launcher_that_another_account_made_up_removes_nothing_and_has_nothing_r
     (den / 'bin/ppy').write_bytes(content.replace(os.fsencode(other.capped), endless))
     done = run(sys.executable, '-m', 'caps', 'ppy', 'status', '--prefix', den, timeout=10)
     assert done.returncode == 1
-    assert f'{den} belongs to uid {accounts.b.uid}' in done.stderr
+    assert f'{den} belongs to uid {accounts.attacker.uid}' in done.stderr
 
 
 def test_script_of_the_proof_cannot_be_changed_before_it_is_marked(
@@ -506,7 +506,7 @@ def test_unknown_group_is_refused(prefix, group):
 
 def test_account_that_is_not_root_is_refused(prefix, accounts, system_venv):
     command = [system_venv / 'bin/caps', 'ppy', 'install', '--prefix', prefix]
-    done = run(*command, account=accounts.b)
+    done = run(*command, account=accounts.attacker)
     assert done.returncode == 1
     assert done.stderr.startswith('caps: this needs root')
     assert 'sudo' in done.stderr
@@ -594,14 +594,14 @@ def test_command_that_mends_is_the_one_that_installed(prefix, program, accounts,
         prefix,
         'x',
         setuid=True,
-        group=accounts.a.name,
+        group=accounts.owner.name,
         allow='linux_immutable',
         allow_root=True,
     )
     found = status(prefix, 'x')
     assert found.command == (
         f'caps ppy install --interpreter {program} --prefix {prefix} --name x --setuid '
-        f'--allow-root --group {accounts.a.name} --allow cap_linux_immutable'
+        f'--allow-root --group {accounts.owner.name} --allow cap_linux_immutable'
     )
     os.unlink(found.capped)
     assert main(found.command.split()[1:]) == 0
@@ -610,7 +610,7 @@ def test_command_that_mends_is_the_one_that_installed(prefix, program, accounts,
 
 def test_account_that_is_not_root_sees_what_it_can(prefix, installed, accounts, system_venv):
     command = [system_venv / 'bin/caps', 'ppy', 'status', '--prefix', prefix]
-    done = run(*command, account=accounts.b)
+    done = run(*command, account=accounts.attacker)
     assert done.returncode == 1
     assert installed.capped in done.stdout
     assert done.stderr.count('\n') == 1

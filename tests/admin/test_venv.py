@@ -69,7 +69,12 @@ def test_marked_python_has_its_capability_its_library_and_its_environment(enviro
     assert found.python == f'{environment}/bin/python3'
     for name in 'python', 'python3':
         program = f'{environment}/bin/{name}'
-        assert as_account(program, accounts.b) == [str(environment), program, 1 << 13, 1 << 13]
+        assert as_account(program, accounts.attacker) == [
+            str(environment),
+            program,
+            1 << 13,
+            1 << 13,
+        ]
 
 
 def test_nothing_but_the_copy_is_marked(environment):
@@ -81,7 +86,7 @@ def test_nothing_but_the_copy_is_marked(environment):
 
 def test_python_without_capabilities_stays_beside_it(environment, accounts):
     found = mark(environment, RAW)
-    assert as_account(found.unmarked, accounts.b)[::2] == [str(environment), 0]
+    assert as_account(found.unmarked, accounts.attacker)[::2] == [str(environment), 0]
 
 
 def test_unmark_puts_back_what_was(environment):
@@ -131,11 +136,11 @@ def test_hard_link_to_another_file_is_not_marked_through(environment, scene):
 
 
 def test_group_says_who_can_run_it(environment, accounts):
-    found = mark(environment, RAW, accounts.a.name)
-    assert found.who == f'every member of {accounts.a.name}'
-    assert as_account(found.python, accounts.a)[2] == 1 << 13
+    found = mark(environment, RAW, accounts.owner.name)
+    assert found.who == f'every member of {accounts.owner.name}'
+    assert as_account(found.python, accounts.owner)[2] == 1 << 13
     with pytest.raises(PermissionError):
-        run(found.python, '-c', '', account=accounts.b)
+        run(found.python, '-c', '', account=accounts.attacker)
 
 
 def test_owner_of_an_environment_gets_no_group_by_having_it_marked(environment, scene, accounts):
@@ -145,24 +150,26 @@ def test_owner_of_an_environment_gets_no_group_by_having_it_marked(environment, 
     packages = next(environment.glob('lib/python*/site-packages'))
     code = f'import os; open("{took}/" + str(os.getgid()), "w")\n'
     (packages / 'planted.pth').write_text(code)
-    run('chown', '-R', f'{accounts.b.uid}:{accounts.b.gid}', environment, check=True)
-    refused(environment, f'{accounts.b.name}, who is no member of', group=accounts.a.name)
+    run('chown', '-R', f'{accounts.attacker.uid}:{accounts.attacker.gid}', environment, check=True)
+    refused(
+        environment, f'{accounts.attacker.name}, who is no member of', group=accounts.owner.name
+    )
     assert os.listdir(took) == []
-    run('gpasswd', '-a', accounts.b.name, accounts.a.name, check=True)
+    run('gpasswd', '-a', accounts.attacker.name, accounts.owner.name, check=True)
     try:
-        mark(environment, RAW, accounts.a.name)
+        mark(environment, RAW, accounts.owner.name)
     finally:
-        run('gpasswd', '-d', accounts.b.name, accounts.a.name, check=True)
-    assert os.listdir(took) == [str(accounts.a.gid)]
+        run('gpasswd', '-d', accounts.attacker.name, accounts.owner.name, check=True)
+    assert os.listdir(took) == [str(accounts.owner.gid)]
 
 
 def test_environment_in_a_closed_home_is_for_those_who_can_enter(environment, accounts):
-    run('chown', '-R', f'{accounts.a.uid}:{accounts.a.gid}', environment, check=True)
+    run('chown', '-R', f'{accounts.owner.uid}:{accounts.owner.gid}', environment, check=True)
     environment.chmod(0o700)
     found = mark(environment, RAW)
     assert found.who == f'every account that can enter {environment}'
-    assert found.owner == accounts.a.name
-    assert as_account(found.python, accounts.a)[2] == 1 << 13
+    assert found.owner == accounts.owner.name
+    assert as_account(found.python, accounts.owner)[2] == 1 << 13
 
 
 @pytest.mark.parametrize(
@@ -237,10 +244,10 @@ def test_link_to_a_script_is_refused(environment, scene):
 
 
 def test_account_that_may_not_mark_is_told_to_be_root(environment, accounts, system_venv):
-    for owner in 0, accounts.b.uid:
+    for owner in 0, accounts.attacker.uid:
         os.chown(environment / 'bin', owner, 0)
         command = [system_venv / 'bin/caps', 'venv', 'mark', environment, 'cap_net_raw']
-        done = run(*command, account=accounts.b)
+        done = run(*command, account=accounts.attacker)
         assert (done.returncode, done.stdout) == (1, '')
         assert re.fullmatch(f'caps: {environment}/bin: .*: run this with sudo\n', done.stderr), (
             done.stderr
@@ -250,10 +257,10 @@ def test_account_that_may_not_mark_is_told_to_be_root(environment, accounts, sys
 
 def test_link_to_the_program_of_a_third_account_is_refused(environment, scene, accounts):
     shutil.copy(PYTHON, scene / 'program')
-    os.chown(scene / 'program', accounts.b.uid, 0)
+    os.chown(scene / 'program', accounts.attacker.uid, 0)
     (environment / 'bin/python3').unlink()
     (environment / 'bin/python3').symlink_to(scene / 'program')
-    refused(environment, f'leads to a program of {accounts.b.name}')
+    refused(environment, f'leads to a program of {accounts.attacker.name}')
 
 
 def test_link_to_what_only_root_can_read_is_refused(environment, scene):
@@ -278,9 +285,9 @@ def test_file_in_the_way_of_the_link_is_kept(environment):
 def test_environment_that_only_root_can_enter_is_refused(environment, accounts):
     environment.chmod(0o700)
     refused(environment, f'no account that may run it can enter {environment}$')
-    os.chown(environment, 0, accounts.a.gid)
+    os.chown(environment, 0, accounts.owner.gid)
     environment.chmod(0o750)
-    assert mark(environment, RAW, accounts.a.name).closed == [str(environment)]
+    assert mark(environment, RAW, accounts.owner.name).closed == [str(environment)]
 
 
 @pytest.mark.parametrize('group', ['absent-group', ''])  # as a variable of a shell can be
@@ -314,10 +321,10 @@ def test_capability_outside_the_bounding_set_is_refused(environment):
 
 
 def test_account_without_cap_setfcap_is_refused(environment, accounts, system_venv):
-    run('chown', '-R', f'{accounts.a.uid}', environment, check=True)
+    run('chown', '-R', f'{accounts.owner.uid}', environment, check=True)
     before = state(environment)
     command = [system_venv / 'bin/caps', 'venv', 'mark', environment, 'cap_net_raw']
-    done = run(*command, account=accounts.a)
+    done = run(*command, account=accounts.owner)
     assert done.returncode == 1
     assert 'cap_setfcap must be effective' in done.stderr
     assert state(environment) == before

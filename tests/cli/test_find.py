@@ -129,7 +129,7 @@ def test_directory_that_cannot_be_read_is_a_problem_and_the_rest_is_found(
             (scene / name / f'{number}').touch()
             Caps('cap_kill=p').apply(scene / name / f'{number}')
     (scene / 'closed').chmod(mode)
-    done = run(system_venv / 'bin/caps', 'find', scene, account=accounts.b)
+    done = run(system_venv / 'bin/caps', 'find', scene, account=accounts.attacker)
     assert done.stdout == ''.join(f'{scene}/open/{number} cap_kill=p\n' for number in range(3))
     assert done.stderr == f'caps: {scene}/closed: Permission denied\n'
     assert done.returncode == 1
@@ -245,7 +245,7 @@ def test_failure_of_a_thread_is_not_waited_for(tmp_path, monkeypatch):
 @needs_root
 def test_limit_of_processes_is_a_refusal(system_venv, accounts):
     command = ['prlimit', '--nproc=1', system_venv / 'bin/caps', 'find', '/etc/ssl']
-    done = run(*command, account=accounts.b)
+    done = run(*command, account=accounts.attacker)
     assert (done.returncode, done.stdout) == (1, '')
     assert done.stderr.endswith('no thread can be started, see ulimit -u\n')
     assert 'Traceback' not in done.stderr

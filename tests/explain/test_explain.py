@@ -114,8 +114,8 @@ def program(scene, probe):
 
 
 @pytest.fixture
-def as_b(accounts):
-    return as_account(accounts.b)
+def as_attacker(accounts):
+    return as_account(accounts.attacker)
 
 
 @pytest.fixture
@@ -141,9 +141,9 @@ def effective(said):
     return str(said.after.effective)
 
 
-def test_marked_program_is_explained_from_top_to_bottom(program, accounts, as_b):
+def test_marked_program_is_explained_from_top_to_bottom(program, accounts, as_attacker):
     path = program('cap_net_raw=ep')
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     headings = [heading for heading, _ in said.sections]
     assert headings == [
         f'The file {path}',
@@ -157,8 +157,8 @@ def test_marked_program_is_explained_from_top_to_bottom(program, accounts, as_b)
     assert said.advice == ()
 
 
-def test_account_is_a_document_too(program, as_b):
-    said, _ = happens(program('cap_net_raw=ep'), as_b)
+def test_account_is_a_document_too(program, as_attacker):
+    said, _ = happens(program('cap_net_raw=ep'), as_attacker)
     printed = json.loads(json.dumps(document(said)))
     assert printed['after']['effective'] == ['cap_net_raw']
     assert printed['file']['capabilities']['text'] == 'cap_net_raw=ep'
@@ -171,10 +171,10 @@ def test_account_is_a_document_too(program, as_b):
 
 def test_user_has_what_a_login_leaves(program, accounts):
     path = program('cap_net_raw=ep')
-    said = explain(path, user=accounts.b.name)
+    said = explain(path, user=accounts.attacker.name)
     seen = dict(
         line.split(':\t')
-        for line in run(path, account=accounts.b).stdout.splitlines()
+        for line in run(path, account=accounts.attacker).stdout.splitlines()
         if ':\t' in line
     )
     for name, short in SHORT.items():
@@ -188,12 +188,12 @@ def test_unknown_user_is_refused(program):
 
 
 @needs('cap_sys_admin')
-def test_nosuid_mount(program, tmpfs, as_b):
+def test_nosuid_mount(program, tmpfs, as_attacker):
     path = program('cap_net_raw=ep', directory=tmpfs('nosuid'))
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert not said.after.effective
     follow(said, 'nosuid')
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert effective(said) == 'cap_net_raw'
 
 
@@ -218,34 +218,34 @@ def test_root_directory_that_is_no_mount_point_is_on_a_mount_of_ours(program, sc
     }  # fmt: skip
 
 
-def test_set_uid_on_a_nosuid_mount(program, tmpfs, as_b):
+def test_set_uid_on_a_nosuid_mount(program, tmpfs, as_attacker):
     path = program(mode=0o4755, directory=tmpfs('nosuid'))
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert said.after.uid.effective != 0
     follow(said, 'nosuid-ids')
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert said.after.uid.effective == 0
 
 
 @needs('cap_sys_admin')
-def test_noexec_mount(program, tmpfs, as_b):
+def test_noexec_mount(program, tmpfs, as_attacker):
     path = program('cap_net_raw=ep', directory=tmpfs('noexec'))
-    said, seen = happens(path, as_b)
+    said, seen = happens(path, as_attacker)
     assert (said.error, seen['Error']) == ('EACCES', 'Permission denied')
     follow(said, 'noexec')
-    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+    assert effective(happens(path, as_attacker)[0]) == 'cap_net_raw'
 
 
-def test_no_new_privs(program, as_b):
+def test_no_new_privs(program, as_attacker):
     path = program('cap_net_raw=ep')
-    said, _ = happens(path, as_b + 'set_no_new_privs()')
+    said, _ = happens(path, as_attacker + 'set_no_new_privs()')
     assert not said.after.permitted
     assert 'which cannot be taken back' in advice(said, 'no-new-privs').text
-    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+    assert effective(happens(path, as_attacker)[0]) == 'cap_net_raw'
 
 
-def test_set_uid_with_no_new_privs(program, as_b):
-    said, _ = happens(program(mode=0o4755), as_b + 'set_no_new_privs()')
+def test_set_uid_with_no_new_privs(program, as_attacker):
+    said, _ = happens(program(mode=0o4755), as_attacker + 'set_no_new_privs()')
     assert said.after.uid.effective != 0
     assert advice(said, 'no-new-privs')
 
@@ -258,14 +258,14 @@ def mark_as_of_linux_3_16(path):
 
 
 @needs('cap_bpf')
-def test_all_of_an_older_kernel(program, as_b):
+def test_all_of_an_older_kernel(program, as_attacker):
     path = program()
     mark_as_of_linux_3_16(path)
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert 'cap_bpf' not in said.after.permitted
     assert 'these were all capabilities of an older kernel' in str(said)
     follow(said, 'older-all')
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert 'cap_bpf' in said.after.permitted
     assert 'older-all' not in [one.rule for one in said.advice]
 
@@ -275,38 +275,43 @@ def without(name):
     return f'iab = IAB.from_process(); iab.bounding.discard({name!r}); iab.apply()\n'
 
 
-def test_effective_flag_with_too_small_a_bounding_set(program, as_b):
+def test_effective_flag_with_too_small_a_bounding_set(program, as_attacker):
     path = program('cap_chown,cap_net_raw=ep')
-    said, seen = happens(path, without('cap_chown') + as_b)
+    said, seen = happens(path, without('cap_chown') + as_attacker)
     assert (said.error, seen['Error']) == ('EPERM', 'Operation not permitted')
     assert 'cap_chown' in advice(said, 'bounding').text
     follow(said, 'too-little')
-    said, _ = happens(path, without('cap_chown') + as_b)
+    said, _ = happens(path, without('cap_chown') + as_attacker)
     assert str(said.after.permitted) == 'cap_net_raw'
-    follow(happens(path, as_b)[0], 'idle')
-    assert effective(happens(path, as_b)[0]) == 'cap_chown,cap_net_raw'
+    follow(happens(path, as_attacker)[0], 'idle')
+    assert effective(happens(path, as_attacker)[0]) == 'cap_chown,cap_net_raw'
 
 
-def test_container_without_the_capability_in_its_bounding_set(program, as_b):
+def test_container_without_the_capability_in_its_bounding_set(program, as_attacker):
     path = program('cap_chown=p')
-    said, _ = happens(path, without('cap_chown') + as_b)
+    said, _ = happens(path, without('cap_chown') + as_attacker)
     assert not said.after.permitted
     assert '--cap-add' in advice(said, 'bounding').text
-    assert str(happens(path, as_b)[0].after.permitted) == 'cap_chown'
+    assert str(happens(path, as_attacker)[0].after.permitted) == 'cap_chown'
 
 
-def test_cap_add_gives_a_user_nothing(program, accounts, as_b):
+def test_cap_add_gives_a_user_nothing(program, accounts, as_attacker):
     path = program()
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert not said.after.permitted
     text = advice(said, 'unmarked').text
     assert '--cap-add' in text
     assert f'setcap CAPABILITIES=ep {path}' in text
-    command = ['setpriv', f'--reuid={accounts.b.uid}', '--clear-groups', '--inh-caps=+net_raw']
+    command = [
+        'setpriv',
+        f'--reuid={accounts.attacker.uid}',
+        '--clear-groups',
+        '--inh-caps=+net_raw',
+    ]
     seen = run(*command, '--ambient-caps=+net_raw', path).stdout
     assert f'CapEff:\t{CapSet("cap_net_raw").mask:016x}' in seen
     run('setcap', 'cap_net_raw=ep', path)
-    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+    assert effective(happens(path, as_attacker)[0]) == 'cap_net_raw'
 
 
 AMBIENT = """
@@ -320,8 +325,8 @@ Caps('cap_net_raw=pi').apply()
 """
 
 
-def test_ambient_is_wiped_by_a_marked_file(program, as_b):
-    path, setup = program('cap_chown=p'), AMBIENT.format(become=as_b)
+def test_ambient_is_wiped_by_a_marked_file(program, as_attacker):
+    path, setup = program('cap_chown=p'), AMBIENT.format(become=as_attacker)
     said, _ = happens(path, setup)
     assert not said.after.ambient
     follow(said, 'ambient-file')
@@ -329,21 +334,21 @@ def test_ambient_is_wiped_by_a_marked_file(program, as_b):
     assert effective(said) == str(said.after.ambient) == 'cap_net_raw'
 
 
-def test_ambient_is_wiped_by_set_group_id(program, as_b):
-    path, setup = program(mode=0o2755), AMBIENT.format(become=as_b)
+def test_ambient_is_wiped_by_set_group_id(program, as_attacker):
+    path, setup = program(mode=0o2755), AMBIENT.format(become=as_attacker)
     said, _ = happens(path, setup)
     assert not said.after.ambient
     follow(said, 'ambient-ids')
     assert effective(happens(path, setup)[0]) == 'cap_net_raw'
 
 
-def test_marked_symbolic_link(program, scene, as_b):
+def test_marked_symbolic_link(program, scene, as_attacker):
     path = program('cap_net_raw=ep')
     (scene / 'link').symlink_to('program')
-    said, _ = happens(scene / 'link', as_b)
+    said, _ = happens(scene / 'link', as_attacker)
     assert f'{scene}/link is a symbolic link to {scene}/program' in str(said)
     assert str(path) in advice(said, 'link').text
-    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+    assert effective(happens(path, as_attacker)[0]) == 'cap_net_raw'
 
 
 @pytest.fixture
@@ -355,8 +360,8 @@ def environment(scene, program):
     return scene / 'venv'
 
 
-def test_python_of_a_virtual_environment_is_really_another(environment, scene, as_b):
-    said, _ = happens(environment / 'bin' / 'python', as_b)
+def test_python_of_a_virtual_environment_is_really_another(environment, scene, as_attacker):
+    said, _ = happens(environment / 'bin' / 'python', as_attacker)
     assert (
         f'ATTENTION: this looks like a program of the virtual environment {environment}, but it '
         f"really is {scene}/program, everyone's" in str(said)
@@ -364,7 +369,7 @@ def test_python_of_a_virtual_environment_is_really_another(environment, scene, a
     told = advice(said, 'venv')
     assert told.command == f'caps venv mark {environment} cap_net_raw=ep'
     assert f'setcap -r {scene}/program' in told.text
-    assert effective(happens(scene / 'program', as_b)[0]) == 'cap_net_raw'
+    assert effective(happens(scene / 'program', as_attacker)[0]) == 'cap_net_raw'
 
 
 def test_mark_moves_into_the_virtual_environment(scene, accounts):
@@ -375,37 +380,39 @@ def test_mark_moves_into_the_virtual_environment(scene, accounts):
     (venv / 'bin').mkdir(parents=True)
     (venv / 'pyvenv.cfg').write_text('home = /usr/bin\n')
     (venv / 'bin' / 'python').symlink_to(base)
-    told = advice(explain(venv / 'bin' / 'python', user=accounts.b.name), 'venv')
+    told = advice(explain(venv / 'bin' / 'python', user=accounts.attacker.name), 'venv')
     run('setcap', '-r', base, check=True)
     run(sys.executable, '-m', *shlex.split(told.command), check=True)
-    said = explain(venv / 'bin' / 'python', user=accounts.b.name)
+    said = explain(venv / 'bin' / 'python', user=accounts.attacker.name)
     assert effective(said) == 'cap_net_raw'
     assert 'ATTENTION' not in str(said)
     (venv / 'bin' / 'python3').symlink_to('python')
-    assert not explain(venv / 'bin' / 'python3', user=accounts.b.name).advice
+    assert not explain(venv / 'bin' / 'python3', user=accounts.attacker.name).advice
     script = 'print(open("/proc/self/status").read())'
-    seen = run(venv / 'bin' / 'python', '-c', script, account=accounts.b).stdout
+    seen = run(venv / 'bin' / 'python', '-c', script, account=accounts.attacker).stdout
     assert f'CapEff:\t{said.after.effective.mask:016x}' in seen
-    assert not explain(base, user=accounts.b.name).after.permitted
+    assert not explain(base, user=accounts.attacker.name).after.permitted
 
 
-def test_unmarked_python_of_a_virtual_environment_is_not_to_be_marked(environment, scene, as_b):
+def test_unmarked_python_of_a_virtual_environment_is_not_to_be_marked(
+    environment, scene, as_attacker
+):
     Caps.remove(scene / 'program')
-    said, _ = happens(environment / 'bin' / 'python', as_b)
+    said, _ = happens(environment / 'bin' / 'python', as_attacker)
     assert f'caps venv mark {environment} CAPABILITIES' in advice(said, 'unmarked').text
     assert 'setcap' not in advice(said, 'unmarked').text
 
 
-def test_interpreter_of_a_script_is_not_to_be_marked(program, script, as_b):
-    said, _ = happens(script(f'#!{program()}\n', None), as_b)
+def test_interpreter_of_a_script_is_not_to_be_marked(program, script, as_attacker):
+    said, _ = happens(script(f'#!{program()}\n', None), as_attacker)
     assert 'mark this one for ppy' in advice(said, 'unmarked').text
     assert not any('setcap' in str(one) for one in said.advice)
 
 
-def test_capabilities_and_set_uid_of_a_script_are_ignored(program, scene, script, as_b):
+def test_capabilities_and_set_uid_of_a_script_are_ignored(program, scene, script, as_attacker):
     path = script(f'#!{program()}\n', 'cap_net_raw=ep')
     path.chmod(0o4755)
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert not said.after.permitted
     assert said.after.uid.effective != path.stat().st_uid
     assert 'is a script: what counts' in str(said)
@@ -415,20 +422,20 @@ def test_capabilities_and_set_uid_of_a_script_are_ignored(program, scene, script
     assert str(Caps.from_file(path)) == 'cap_net_raw=i'
 
 
-def test_capabilities_of_an_interpreter_count(program, script, as_b):
+def test_capabilities_of_an_interpreter_count(program, script, as_attacker):
     path = script(f'#!{program("cap_net_raw=ep")}\n', None)
-    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+    assert effective(happens(path, as_attacker)[0]) == 'cap_net_raw'
 
 
 def test_env_in_a_script_means_another_execution(script):
     assert 'once more' in str(explain(script('#!/usr/bin/env python3\n', None)))
 
 
-def test_text_without_a_first_line_is_no_script(script, as_b):
-    said, seen = happens(script('print()\n', None), as_b)
+def test_text_without_a_first_line_is_no_script(script, as_attacker):
+    said, seen = happens(script('print()\n', None), as_attacker)
     assert (said.error, seen['Error']) == ('ENOEXEC', 'Exec format error')
     assert advice(said, 'format').command is None
-    said, _ = happens(path := script('print()\n', 'cap_net_raw=i'), as_b)
+    said, _ = happens(path := script('print()\n', 'cap_net_raw=i'), as_attacker)
     assert advice(said, 'format').command == f'caps explain --ppy /usr/local/bin/ppy {path}'
 
 
@@ -451,46 +458,46 @@ def test_directory_is_no_program(scene):
         explain(scene)
 
 
-def test_inheritable_file_capabilities_alone_give_nothing(program, as_b):
+def test_inheritable_file_capabilities_alone_give_nothing(program, as_attacker):
     path = program('cap_net_raw=i')
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert not said.after.permitted
     follow(said, 'inheritable')
-    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+    assert effective(happens(path, as_attacker)[0]) == 'cap_net_raw'
 
 
-def test_permitted_without_the_effective_flag_waits_for_the_program(program, as_b):
+def test_permitted_without_the_effective_flag_waits_for_the_program(program, as_attacker):
     path = program('cap_net_raw=p')
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert 'activate()' in advice(said, 'idle').text
     follow(said, 'idle')
-    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+    assert effective(happens(path, as_attacker)[0]) == 'cap_net_raw'
 
 
-def test_mark_of_a_user_namespace(program, as_b):
+def test_mark_of_a_user_namespace(program, as_attacker):
     path, caps = program(), Caps('cap_net_raw=ep')
     caps.root_id = 100000
     caps.apply(path)
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert 'for user namespaces whose root is 100000' in str(said)
     follow(said, 'root-id')
-    assert effective(happens(path, as_b)[0]) == 'cap_net_raw'
+    assert effective(happens(path, as_attacker)[0]) == 'cap_net_raw'
 
 
-def test_marked_set_uid_root_program_gets_only_its_mark(program, as_b):
+def test_marked_set_uid_root_program_gets_only_its_mark(program, as_attacker):
     path = program('cap_net_raw=ep', mode=0o4755)
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert effective(said) == 'cap_net_raw'
     follow(said, 'setuid-root-file')
-    assert 'cap_chown' in happens(path, as_b)[0].after.effective
+    assert 'cap_chown' in happens(path, as_attacker)[0].after.effective
 
 
-def test_file_that_the_user_may_not_execute(program, as_b):
+def test_file_that_the_user_may_not_execute(program, as_attacker):
     path = program(mode=0o700)
-    said, seen = happens(path, as_b)
+    said, seen = happens(path, as_attacker)
     assert (said.error, seen['Error']) == ('EACCES', 'Permission denied')
     follow(said, 'access')
-    assert happens(path, as_b)[0].error is None
+    assert happens(path, as_attacker)[0].error is None
 
 
 def test_program_that_may_be_executed_and_not_read(program):
@@ -502,13 +509,13 @@ def test_program_that_may_be_executed_and_not_read(program):
     assert python(code, program(mode=0o4111)) == 'None\n'
 
 
-def test_file_in_a_directory_that_the_user_may_not_search(program, scene, as_b):
+def test_file_in_a_directory_that_the_user_may_not_search(program, scene, as_attacker):
     (scene / 'closed').mkdir(mode=0o700)
     path = program(directory=scene / 'closed')
-    said, seen = happens(path, as_b)
+    said, seen = happens(path, as_attacker)
     assert (said.error, seen['Error']) == ('EACCES', 'Permission denied')
     follow(said, 'access')
-    assert happens(path, as_b)[0].error is None
+    assert happens(path, as_attacker)[0].error is None
 
 
 @pytest.fixture
@@ -531,21 +538,23 @@ def linked(scene):
 
 def test_libraries_beside_the_program_vanish(linked, accounts):
     path = linked('-Wl,-rpath,$ORIGIN/libs')
-    said = explain(path, user=accounts.b.name)
-    assert 'libcapsnumber.so' in run(path, account=accounts.b).stderr
+    said = explain(path, user=accounts.attacker.name)
+    assert 'libcapsnumber.so' in run(path, account=accounts.attacker).stderr
     assert 'libcapsnumber.so' in advice(said, 'libraries').text
     follow(said, 'libraries')
-    assert run(path, account=accounts.b).returncode == 0
-    assert 'libraries' not in [one.rule for one in explain(path, user=accounts.b.name).advice]
+    assert run(path, account=accounts.attacker).returncode == 0
+    assert 'libraries' not in [
+        one.rule for one in explain(path, user=accounts.attacker.name).advice
+    ]
 
 
 def test_libraries_by_environment_vanish(linked, scene, accounts, monkeypatch):
     path = linked()
     monkeypatch.setenv('LD_LIBRARY_PATH', str(scene / 'libs'))
-    said = explain(path, user=accounts.b.name)
-    assert 'libcapsnumber.so' in run(path, account=accounts.b).stderr
+    said = explain(path, user=accounts.attacker.name)
+    assert 'libcapsnumber.so' in run(path, account=accounts.attacker).stderr
     follow(said, 'libraries')
-    assert run(path, account=accounts.b).returncode == 0
+    assert run(path, account=accounts.attacker).returncode == 0
 
 
 def test_libraries_where_the_system_has_them_remain(scene, accounts):
@@ -553,8 +562,8 @@ def test_libraries_where_the_system_has_them_remain(scene, accounts):
     path.write_bytes(Path('/usr/bin/sleep').read_bytes())
     path.chmod(0o755)
     Caps('cap_net_raw=ep').apply(path)
-    assert explain(path, user=accounts.b.name).advice == ()
-    assert run(path, '0', account=accounts.b).returncode == 0
+    assert explain(path, user=accounts.attacker.name).advice == ()
+    assert run(path, '0', account=accounts.attacker).returncode == 0
 
 
 @pytest.fixture
@@ -565,9 +574,9 @@ def probing_ppy(scene, program):
     remove(prefix)
 
 
-def test_script_of_ppy(probing_ppy, script, accounts, as_b):
+def test_script_of_ppy(probing_ppy, script, accounts, as_attacker):
     path = script(f'#!{probing_ppy.ppy}\n', 'cap_net_raw=i')
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     headings = [heading for heading, _ in said.sections]
     assert headings == [
         f'The file {path}',
@@ -580,46 +589,46 @@ def test_script_of_ppy(probing_ppy, script, accounts, as_b):
         'Not taken into account',
         'What to do',
     ]
-    assert said.after.uid.effective == accounts.a.uid
+    assert said.after.uid.effective == accounts.owner.uid
     assert str(said.after.permitted) == 'cap_net_raw'
     assert advice(said, 'idle')
 
 
 def test_script_that_is_given_to_ppy(probing_ppy, script, accounts):
     path = script('', 'cap_net_raw=i')
-    said = explain(path, user=accounts.b.name, launcher=probing_ppy.ppy)
+    said = explain(path, user=accounts.attacker.name, launcher=probing_ppy.ppy)
     assert str(said.after.permitted) == 'cap_net_raw'
-    assert said.after.uid.real == accounts.a.uid
-    assert run(probing_ppy.ppy, path, account=accounts.b).returncode == 0
+    assert said.after.uid.real == accounts.owner.uid
+    assert run(probing_ppy.ppy, path, account=accounts.attacker).returncode == 0
 
 
-def test_script_that_ppy_refuses(probing_ppy, script, accounts, as_b):
+def test_script_that_ppy_refuses(probing_ppy, script, accounts, as_attacker):
     path = script(f'#!{probing_ppy.ppy}\n', 'cap_net_raw=i', mode=0o775)
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert said.error == 'refused by ppy'
     assert any(not check.holds for check in said.checks)
     assert f'REFUSED: {path}: must not be writable by group or others' in str(said)
     follow(said, 'ppy-check')
-    assert happens(path, as_b)[0].error is None
+    assert happens(path, as_attacker)[0].error is None
 
 
-def test_ppy_on_a_process_with_no_new_privs(probing_ppy, script, as_b):
+def test_ppy_on_a_process_with_no_new_privs(probing_ppy, script, as_attacker):
     path = script(f'#!{probing_ppy.ppy}\n', 'cap_net_raw=i')
-    said, _ = happens(path, as_b + 'set_no_new_privs()')
+    said, _ = happens(path, as_attacker + 'set_no_new_privs()')
     assert said.error == 'refused by ppy'
     assert advice(said, 'no-new-privs')
 
 
-def test_ppy_in_a_container_without_the_capability(probing_ppy, script, as_b):
+def test_ppy_in_a_container_without_the_capability(probing_ppy, script, as_attacker):
     path = script(f'#!{probing_ppy.ppy}\n', 'cap_net_raw=i')
-    said, _ = happens(path, without('cap_net_raw') + as_b)
+    said, _ = happens(path, without('cap_net_raw') + as_attacker)
     assert said.error == 'refused by ppy'
     assert 'cap_net_raw: must be in the bounding set' in str(said)
 
 
-def test_script_of_ppy_without_capabilities(probing_ppy, script, as_b):
+def test_script_of_ppy_without_capabilities(probing_ppy, script, as_attacker):
     path = script(f'#!{probing_ppy.ppy}\n', '=')
-    said, _ = happens(path, as_b)
+    said, _ = happens(path, as_attacker)
     assert not said.after.permitted
     assert advice(said, 'empty')
 
@@ -638,7 +647,7 @@ def test_check_that_is_not_roots_is_not_run(probing_ppy, scene, script, accounts
     (theirs / 'ppy-check').write_text(f'#!/bin/sh\ntouch {scene}/canary\n')
     for path in theirs / 'ppy', theirs / 'ppy-check':
         path.chmod(0o755)
-    run('sh', '-c', change.format(uid=accounts.b.uid), cwd=theirs, check=True)
+    run('sh', '-c', change.format(uid=accounts.attacker.uid), cwd=theirs, check=True)
     said = explain(script('', 'cap_net_raw=i'), launcher=theirs / 'ppy')
     assert said.error == 'refused by ppy'
     assert (scene / 'canary').exists() == (change == 'true')
@@ -673,7 +682,7 @@ assert libc.prctl(22, 2, ctypes.byref(program)) == 0
 
 
 @needs('cap_sys_admin')
-def test_seccomp_filter_is_mentioned(program, as_b):
+def test_seccomp_filter_is_mentioned(program, as_attacker):
     with waiting(program(), setup=FILTER) as child:
         assert 'seccomp filter' in str(explain(program(), pid=child.pid))
 

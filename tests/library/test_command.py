@@ -108,14 +108,14 @@ def test_the_program_is_what_was_asked_for(asked, expected, start):
 
 @needs_root
 def test_user_and_group_may_be_named(accounts, start):
-    a, b = accounts.a, accounts.b
+    one, other = accounts.owner, accounts.attacker
     for asked, gid, groups in (
-        ({'user': a.name}, a.gid, ''),
-        ({'user': a.name, 'group': b.name}, b.gid, ''),
-        ({'user': a.uid, 'groups': [b.name]}, a.gid, str(b.gid)),
+        ({'user': one.name}, one.gid, ''),
+        ({'user': one.name, 'group': other.name}, other.gid, ''),
+        ({'user': one.uid, 'groups': [other.name]}, one.gid, str(other.gid)),
     ):
         then = fields(start(command(CAT, **asked)))
-        assert then['Uid'].split() == [str(a.uid)] * 4
+        assert then['Uid'].split() == [str(one.uid)] * 4
         assert then['Gid'].split() == [str(gid)] * 4
         assert then['Groups'] == groups
 

@@ -49,7 +49,7 @@ ended(keep, uid, gid)
 assert seen('CapBnd') == {0} and left == set()
 leave()
 """
-    uid, gid = (0, 0) if user == 'as it was' else (accounts.a.uid, accounts.a.gid)
+    uid, gid = (0, 0) if user == 'as it was' else (accounts.owner.uid, accounts.owner.gid)
     child(code, keep, uid, gid)
 
 
@@ -72,23 +72,27 @@ def test_what_is_kept_may_be_spelled_as_ever(keep):
 
 
 WAYS = {
-    'user by name': ('user={a.name!r}', '{a.uid}', '{a.gid}', ''),
-    'user by number': ('user={a.uid}', '{a.uid}', '{a.gid}', ''),
-    'group by name': ('group={b.name!r}', '0', '{b.gid}', ''),
-    'group by number': ('group={b.gid}', '0', '{b.gid}', ''),
-    'user and group': ('user={a.name!r}, group={b.name!r}', '{a.uid}', '{b.gid}', ''),
+    'user by name': ('user={owner.name!r}', '{owner.uid}', '{owner.gid}', ''),
+    'user by number': ('user={owner.uid}', '{owner.uid}', '{owner.gid}', ''),
+    'group by name': ('group={attacker.name!r}', '0', '{attacker.gid}', ''),
+    'group by number': ('group={attacker.gid}', '0', '{attacker.gid}', ''),
+    'user and group': (
+        'user={owner.name!r}, group={attacker.name!r}', '{owner.uid}', '{attacker.gid}', '',
+    ),
     'numbers without accounts': ('user=54321, group=54322', '54321', '54322', ''),
-    'root with another group': ('user="root", group={a.name!r}', '0', '{a.gid}', ''),
+    'root with another group': ('user="root", group={owner.name!r}', '0', '{owner.gid}', ''),
     'groups': (
-        'user={a.name!r}, groups=[{b.name!r}, 54323]', '{a.uid}', '{a.gid}', '{b.gid} 54323',
+        'user={owner.name!r}, groups=[{attacker.name!r}, 54323]', '{owner.uid}', '{owner.gid}',
+        '{attacker.gid} 54323',
     ),
     'groups alone': ('groups=[54323]', '0', '0', '54323'),
     'many groups': (
-        'user={a.uid}, groups=range(60000, 60500)', '{a.uid}', '{a.gid}',
+        'user={owner.uid}, groups=range(60000, 60500)', '{owner.uid}', '{owner.gid}',
         ' '.join(map(str, range(60000, 60500))),
     ),
     'in the order given': (
-        '("cap_kill",), {a.name!r}, {b.name!r}, [54323]', '{a.uid}', '{b.gid}', '54323',
+        '("cap_kill",), {owner.name!r}, {attacker.name!r}, [54323]',
+        '{owner.uid}', '{attacker.gid}', '54323',
     ),
 }  # fmt: skip
 
@@ -132,7 +136,7 @@ def test_without_ids_groups_stay():
 @pytest.mark.parametrize('asked', [False, True])
 def test_no_new_privs_is_set_when_asked_for(asked, accounts):
     child(f"""
-drop(['cap_kill'], {accounts.a.uid}, no_new_privs={asked})
+drop(['cap_kill'], {accounts.owner.uid}, no_new_privs={asked})
 assert seen('NoNewPrivs') == {{{str(int(asked))!r}}}
 leave()
 """)
@@ -193,12 +197,12 @@ def test_a_program_that_root_executes_after_it_gets_nothing():
 def test_one_with_capabilities_but_not_root_drops_too(accounts):
     child(f"""
 held = 'cap_setuid,cap_setgid,cap_setpcap,cap_kill,cap_chown'
-drop(held, user={accounts.a.uid})
+drop(held, user={accounts.owner.uid})
 Caps(f'{{held}}=p').apply(all_threads=True)
-drop('cap_kill', user={accounts.b.uid}, groups=[54321])
-ended('cap_kill', {accounts.b.uid}, {accounts.b.gid}, '54321')
+drop('cap_kill', user={accounts.attacker.uid}, groups=[54321])
+ended('cap_kill', {accounts.attacker.uid}, {accounts.attacker.gid}, '54321')
 drop()
-ended('', {accounts.b.uid}, {accounts.b.gid}, '54321')
+ended('', {accounts.attacker.uid}, {accounts.attacker.gid}, '54321')
 leave()
 """)
 
@@ -206,7 +210,7 @@ leave()
 @needs_setpcap
 def test_one_with_capabilities_may_become_root(accounts):
     child(f"""
-drop('cap_setuid,cap_setgid,cap_setpcap,cap_kill', user={accounts.a.uid})
+drop('cap_setuid,cap_setgid,cap_setpcap,cap_kill', user={accounts.owner.uid})
 drop('cap_kill', user=0, group=0)
 ended('cap_kill')
 leave()
@@ -216,29 +220,29 @@ leave()
 def test_what_is_permitted_and_not_effective_is_enough(accounts):
     child(f"""
 Caps.from_process().deactivate().apply(all_threads=True)
-drop(user={accounts.a.uid})
-ended('', {accounts.a.uid}, {accounts.a.gid})
+drop(user={accounts.owner.uid})
+ended('', {accounts.owner.uid}, {accounts.owner.gid})
 leave()
 """)
 
 
 def test_one_that_has_nothing_may_drop_again(accounts):
     child(f"""
-drop(user={accounts.a.uid})
+drop(user={accounts.owner.uid})
 drop()
 set_no_new_privs()
 drop(no_new_privs=True)
-ended('', {accounts.a.uid}, {accounts.a.gid})
+ended('', {accounts.owner.uid}, {accounts.owner.gid})
 leave()
 """)
 
 
 def test_saved_ids_are_no_way_back(accounts):
     child(f"""
-os.setresgid({accounts.a.gid}, {accounts.a.gid}, 0)
-os.setresuid({accounts.a.uid}, 0, 0)
-drop(user={accounts.a.uid})
-ended('', {accounts.a.uid}, {accounts.a.gid})
+os.setresgid({accounts.owner.gid}, {accounts.owner.gid}, 0)
+os.setresuid({accounts.owner.uid}, 0, 0)
+drop(user={accounts.owner.uid})
+ended('', {accounts.owner.uid}, {accounts.owner.gid})
 for act in lambda: os.seteuid(0), lambda: os.setegid(0), lambda: os.setresuid(0, 0, 0):
     assert refusal(act).errno == 1
 leave()
@@ -249,8 +253,8 @@ leave()
 def test_no_setuid_fixup_leaves_no_way_back(accounts):
     child(f"""
 SecureBits(['no_setuid_fixup']).apply(all_threads=True)
-drop(user={accounts.a.uid})
-ended('', {accounts.a.uid}, {accounts.a.gid})
+drop(user={accounts.owner.uid})
+ended('', {accounts.owner.uid}, {accounts.owner.gid})
 leave()
 """)
 
@@ -262,7 +266,7 @@ def relay():
     threading.Thread(target=relay, daemon=True).start()
 for _ in range(8):
     relay()
-drop(user={accounts.a.uid})
+drop(user={accounts.owner.uid})
 for field in 'CapPrm', 'CapEff':
     assert seen(field) == {{0}}
 leave()

@@ -313,7 +313,7 @@ def test_the_kernel_gives_a_marked_program_what_was_applied(scene, accounts):
     shutil.copy('/bin/cat', program)
     for text in 'cap_net_raw=ep', 'cap_net_raw=p', '=':
         Caps(text).apply(program)
-        output = run(program, '/proc/self/status', account=accounts.b).stdout
+        output = run(program, '/proc/self/status', account=accounts.attacker).stdout
         fields = dict(line.split(':\t') for line in output.splitlines() if ':\t' in line)
         assert libcap.read(text)[:2] == (int(fields['CapEff'], 16), int(fields['CapPrm'], 16))
 

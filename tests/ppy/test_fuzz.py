@@ -87,7 +87,7 @@ class Place:
         unmarked = self.root / 'unmarked.py'
         unmarked.write_text(self.reporter('unmarked'))
         unmarked.chmod(0o755)
-        os.chown(unmarked, self.accounts.a.uid, self.accounts.a.gid)
+        os.chown(unmarked, self.accounts.owner.uid, self.accounts.owner.gid)
 
     def reporter(self, name):
         return REPORTER.format(name=name, pipe=str(self.root / 'pipe'))
@@ -249,17 +249,19 @@ SPELLINGS = [
 
 def draw(rng, place):
     """A launch in which most things are as they should be."""
-    a, b = place.accounts.a, place.accounts.b
-    owners = [a.uid, a.uid, b.uid, STRANGER, 0]
+    owned, other = place.accounts.owner, place.accounts.attacker
+    owners = [owned.uid, owned.uid, other.uid, STRANGER, 0]
 
     def odd(choices, usual, chance=0.06):
         return rng.choice(choices) if rng.random() < chance else usual
 
-    uid, gid = rng.choice([(a.uid, a.gid), (b.uid, b.gid), (b.uid, b.gid), (0, 0)])
-    gid = odd([a.gid, 0, STRANGER], gid)
+    uid, gid = rng.choice(
+        [(owned.uid, owned.gid), (other.uid, other.gid), (other.uid, other.gid), (0, 0)]
+    )
+    gid = odd([owned.gid, 0, STRANGER], gid)
     mode = rng.choice([*place.installations])
     owner = rng.choices(owners, [18, 0, 4, 3, 4 if mode == 'allow-root' else 2])[0]
-    group = odd([a.gid, b.gid, STRANGER, 0], owner or a.gid, 0.1)
+    group = odd([owned.gid, other.gid, STRANGER, 0], owner or owned.gid, 0.1)
     every_mode = rng.randrange(0o10000)
     script = Entry(
         *(owner, group),
@@ -268,8 +270,8 @@ def draw(rng, place):
     modes = [0o700, 0o750, 0o775, 0o757, 0o1777, 0o1775, rng.randrange(0o10000)]
     above = []
     for _ in range(rng.randrange(1, 4)):
-        holder = odd([a.uid, b.uid, 0, STRANGER], rng.choice([owner, 0]))
-        above.append(Entry(holder, odd([0, a.gid, b.gid], holder), odd(modes, 0o755, 0.1)))
+        holder = odd([owned.uid, other.uid, 0, STRANGER], rng.choice([owner, 0]))
+        above.append(Entry(holder, odd([0, owned.gid, other.gid], holder), odd(modes, 0o755, 0.1)))
     every_signal = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
     spelling = rng.choice(SPELLINGS) if rng.random() < 0.4 else 'absolute'
     relative = spelling in ('relative', 'working directory')
@@ -277,7 +279,7 @@ def draw(rng, place):
         mode=mode,
         uid=uid,
         gid=gid,
-        groups=rng.sample([a.gid, b.gid, 0, 4, 24], rng.choice([0, 0, 1, 3])),
+        groups=rng.sample([owned.gid, other.gid, 0, 4, 24], rng.choice([0, 0, 1, 3])),
         script=script,
         mark=draw_mark(rng),
         above=above,

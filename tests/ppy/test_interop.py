@@ -125,14 +125,19 @@ def use(request):
 def test_a_script_uses_the_capability_of_its_mark(installed, script, accounts, use):
     capability, activate, code = use
     path = script(activate + code, f'{capability}=i')
-    done = run(*own_network(accounts.b), installed['file-capabilities'].path, path)
+    done = run(*own_network(accounts.attacker), installed['file-capabilities'].path, path)
     assert (done.returncode, done.stdout, done.stderr) == (0, 'done\n', '')
 
 
 def test_the_example_that_pings(installed, script, accounts):
     example = (ROOT / 'examples/ping.py').read_text()
     path = script(example, 'cap_net_raw=i', name='ping.py')
-    command = [*own_network(accounts.b), installed['file-capabilities'].path, path, '127.0.0.1']
+    command = [
+        *own_network(accounts.attacker),
+        installed['file-capabilities'].path,
+        path,
+        '127.0.0.1',
+    ]
     done = run(*command)
     assert (done.returncode, done.stderr) == (0, '')
     assert re.fullmatch(r'127\.0\.0\.1 answered after \d+\.\d\d ms\n', done.stdout)
@@ -144,7 +149,7 @@ def test_the_example_that_pings(installed, script, accounts):
 def test_a_script_without_it_fails(installed, script, accounts, use, mark):
     _, activate, code = use
     path = script(activate + code, mark)
-    done = run(*own_network(accounts.b), installed['file-capabilities'].path, path)
+    done = run(*own_network(accounts.attacker), installed['file-capabilities'].path, path)
     assert (done.returncode, done.stdout) == (1, '')
     assert 'PermissionError' in done.stderr
 
@@ -152,7 +157,7 @@ def test_a_script_without_it_fails(installed, script, accounts, use, mark):
 def test_a_script_that_does_not_activate_it_fails(installed, script, accounts, use):
     capability, _, code = use
     path = script(code, f'{capability}=i')
-    done = run(*own_network(accounts.b), installed['file-capabilities'].path, path)
+    done = run(*own_network(accounts.attacker), installed['file-capabilities'].path, path)
     assert (done.returncode, done.stdout) == (1, '')
     assert 'PermissionError' in done.stderr
 
@@ -165,7 +170,7 @@ def test_a_script_uses_the_one_capability_of_a_container(installed, script, acco
     capability, activate, code = use
     path = script(activate + code, f'{capability}=i')
     bounding = f'{OWN},+{capability.removeprefix("cap_")}'
-    done = run(*container(accounts.b, bounding), installed[mode].path, path)
+    done = run(*container(accounts.attacker, bounding), installed[mode].path, path)
     assert (done.returncode, done.stdout, done.stderr) == (0, 'done\n', '')
 
 
@@ -173,7 +178,7 @@ def test_a_script_uses_the_one_capability_of_a_container(installed, script, acco
 def test_a_container_without_the_capability_is_refused(installed, script, accounts, use, mode):
     capability, activate, code = use
     path = script(activate + code, f'{capability}=i')
-    done = run(*container(accounts.b, f'{OWN},+kill'), installed[mode].path, path)
+    done = run(*container(accounts.attacker, f'{OWN},+kill'), installed[mode].path, path)
     assert (done.returncode, done.stdout) == (126, '')
     rule = 'must be in the bounding set that ppy is started with'
     assert done.stderr == f'ppy: {capability}: {rule}\n'
@@ -188,17 +193,21 @@ def test_a_container_without_the_capability_is_refused(installed, script, accoun
 )
 def test_a_container_without_what_ppy_needs_is_refused(installed, script, accounts, mode, reason):
     bounding = OWN.replace('+setpcap', '+kill')
-    command = [*container(accounts.b, bounding), installed[mode].path, script('', 'cap_kill=i')]
+    command = [
+        *container(accounts.attacker, bounding),
+        installed[mode].path,
+        script('', 'cap_kill=i'),
+    ]
     done = run(*command)
     assert (done.returncode, done.stdout) == (126, '')
     assert done.stderr.strip().endswith(reason)
 
 
 @pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('account', [None, 'b'], ids=['root', 'ordinary account'])
+@pytest.mark.parametrize('account', [None, 'attacker'], ids=['root', 'ordinary account'])
 def test_bubblewrap_which_forbids_privilege_is_refused(installed, script, accounts, mode, account):
     path = script('print("ran")', 'cap_kill=i')
-    caller = account and accounts.b
+    caller = account and accounts.attacker
     works = run(*bubblewrap(), 'true', account=caller).returncode == 0
     require(works, 'bubblewrap to work: kernel.unprivileged_userns_clone or the like may forbid it')
     done = run(*bubblewrap(), installed[mode].path, path, account=caller)

@@ -45,7 +45,7 @@ MARKS = {
 @pytest.fixture(params=['root', 'other', 'owner'])
 def caller(request, accounts):
     """How to start a program as somebody who is in groups."""
-    uid = {'root': 0, 'other': accounts.b.uid, 'owner': accounts.a.uid}[request.param]
+    uid = {'root': 0, 'other': accounts.attacker.uid, 'owner': accounts.owner.uid}[request.param]
     return {'user': uid, 'group': uid, 'extra_groups': [4, 24]}
 
 
@@ -62,21 +62,29 @@ def test_script_has_the_inheritable_set_of_its_file_and_no_other(ppy, script, ca
 
 def test_script_is_its_owner_and_group_and_in_no_other_group(ppy, script, accounts, caller):
     state = ppy.report(script(mark='cap_kill=i'), **caller)
-    assert state['uid'] == [accounts.a.uid] * 3
-    assert state['gid'] == [accounts.a.gid] * 3
+    assert state['uid'] == [accounts.owner.uid] * 3
+    assert state['gid'] == [accounts.owner.gid] * 3
     assert state['groups'] == []
 
 
 def test_group_is_that_of_the_file_not_of_the_account(ppy, script, accounts):
-    state = ppy.report(script(group=NOBODY_KNOWN), account=accounts.b)
-    assert state['uid'] == [accounts.a.uid] * 3
+    state = ppy.report(script(group=NOBODY_KNOWN), account=accounts.attacker)
+    assert state['uid'] == [accounts.owner.uid] * 3
     assert state['gid'] == [NOBODY_KNOWN.gid] * 3
 
 
 def test_capabilities_of_the_caller_are_not_handed_on(ppy, script, accounts):
     state = json.loads(
         run(
-            *('setpriv', '--reuid', accounts.b.uid, '--regid', accounts.b.gid, '--groups', '4'),
+            *(
+                'setpriv',
+                '--reuid',
+                accounts.attacker.uid,
+                '--regid',
+                accounts.attacker.gid,
+                '--groups',
+                '4',
+            ),
             *('--inh-caps=+kill,+net_admin', '--ambient-caps=+kill,+net_admin'),
             *(ppy.path, script(mark='cap_net_raw=i')),
         ).stdout
@@ -88,7 +96,7 @@ def test_capabilities_of_the_caller_are_not_handed_on(ppy, script, accounts):
 def test_securebits_keep_root_from_capabilities(ppy, script, accounts):
     code = 'import ctypes; print(ctypes.CDLL(None).prctl(27, 0, 0, 0, 0))'
     noroot, noroot_locked = 1, 2
-    done = ppy.run(script(code, 'cap_kill=i'), account=accounts.b)
+    done = ppy.run(script(code, 'cap_kill=i'), account=accounts.attacker)
     assert int(done.stdout) == noroot | noroot_locked
 
 
@@ -96,7 +104,7 @@ def test_securebits_keep_root_from_capabilities(ppy, script, accounts):
 def test_child_of_a_script_gets_nothing(ppy, script, accounts, mark, given):
     code = 'import caps, os; caps.Caps.from_process().activate().apply()\n'
     code += "os.execv('/bin/cat', ['cat', '/proc/self/status'])"
-    child = parse(ppy.run(script(code, mark), account=accounts.b).stdout)
+    child = parse(ppy.run(script(code, mark), account=accounts.attacker).stdout)
     assert int(child['CapPrm'], 16) == int(child['CapEff'], 16) == 0
     assert int(child['CapAmb'], 16) == int(child['CapBnd'], 16) == 0
     assert CapSet.from_mask(int(child['CapInh'], 16)) == CapSet(given)
@@ -143,7 +151,7 @@ def test_script_is_known_by_its_canonical_path(ppy, script, accounts, scene, way
     (scene / 'elsewhere').mkdir(0o755)
     (scene / 'elsewhere/here').symlink_to(scene)
     command = [word.format(ppy=ppy.path, script=path) for word in way]
-    done = run(*command, 'x', account=accounts.b, cwd=scene, env={'PATH': str(scene)})
+    done = run(*command, 'x', account=accounts.attacker, cwd=scene, env={'PATH': str(scene)})
     state = json.loads(done.stdout)
     assert state['argv'] == [str(path), 'x']
     assert (state['file'], state['path0']) == (str(path), str(scene))
@@ -152,10 +160,10 @@ def test_script_is_known_by_its_canonical_path(ppy, script, accounts, scene, way
 
 
 def test_python_finds_its_virtual_environment(ppy, script, accounts, system_venv):
-    state = ppy.report(script(), account=accounts.b)
+    state = ppy.report(script(), account=accounts.attacker)
     assert state['executable'] == ppy.installed.original == str(system_venv / 'bin/python')
     assert state['prefix'] == str(system_venv)
-    done = ppy.run(script('import caps; print(caps.__file__)'), account=accounts.b)
+    done = ppy.run(script('import caps; print(caps.__file__)'), account=accounts.attacker)
     assert Path(done.stdout).is_relative_to(system_venv)
 
 
@@ -163,7 +171,7 @@ def test_script_can_start_its_interpreter_which_gets_nothing(ppy, script, accoun
     child = "print(open('/proc/self/status').read())"
     code = f'import subprocess, sys; {ACTIVATE}; '
     code += f'subprocess.run([sys.executable, "-c", {child!r}], check=True)'
-    child = parse(ppy.run(script(code, f'{BOUNDING}=i'), account=accounts.b).stdout)
+    child = parse(ppy.run(script(code, f'{BOUNDING}=i'), account=accounts.attacker).stdout)
     assert int(child['CapPrm'], 16) == int(child['CapEff'], 16) == 0
 
 
@@ -178,11 +186,15 @@ def test_script_can_start_its_interpreter_which_gets_nothing(ppy, script, accoun
 )
 def test_other_interpreters_keep_the_promise(scene, script, accounts, mode, interpreter, code):
     installed = install(shutil.which(interpreter), scene / 'prefix', **MODES[mode])
-    options = {'user': accounts.b.uid, 'group': accounts.b.gid, 'extra_groups': [4, 24]}
+    options = {
+        'user': accounts.attacker.uid,
+        'group': accounts.attacker.gid,
+        'extra_groups': [4, 24],
+    }
     done = Ppy(mode, installed).run(script(code, 'cap_net_raw=i'), **options)
     state = parse(done.stdout)
-    assert state['Uid'].split() == [str(accounts.a.uid)] * 4
-    assert state['Gid'].split() == [str(accounts.a.gid)] * 4
+    assert state['Uid'].split() == [str(accounts.owner.uid)] * 4
+    assert state['Gid'].split() == [str(accounts.owner.gid)] * 4
     assert state.get('Groups', '').strip() == ''
     sets = {name: int(state[f'Cap{name}'], 16) for name in ('Prm', 'Inh', 'Eff', 'Amb', 'Bnd')}
     net_raw = CapSet('net_raw').mask
@@ -204,20 +216,20 @@ def test_other_interpreters_keep_the_promise(scene, script, accounts, mode, inte
     ids=['empty', 'special', 'not UTF-8', 'dashes', 'long'],
 )
 def test_arguments_pass_through(ppy, script, accounts, arguments):
-    state = ppy.report(script(), *arguments, account=accounts.b)
+    state = ppy.report(script(), *arguments, account=accounts.attacker)
     assert state['argv'][1:] == arguments
 
 
 @pytest.mark.parametrize('status', [0, 1, 42, 126, 255])
 def test_exit_status_passes_through(ppy, script, accounts, status):
     path = script('import sys; sys.exit(int(sys.argv[1]))', 'cap_kill=i')
-    assert ppy.run(path, status, account=accounts.b).returncode == status
+    assert ppy.run(path, status, account=accounts.attacker).returncode == status
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_death_by_a_signal_passes_through(ppy, script, accounts, number):
     path = script(f'import os; os.kill(os.getpid(), {int(number)})', 'cap_kill=i')
-    assert ppy.run(path, account=accounts.b).returncode == -number
+    assert ppy.run(path, account=accounts.attacker).returncode == -number
 
 
 def test_signal_to_the_process_reaches_the_script(ppy, script, accounts):
@@ -225,7 +237,7 @@ def test_signal_to_the_process_reaches_the_script(ppy, script, accounts):
     code += 'signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n'
     code += 'print(os.getpid(), flush=True); time.sleep(30)'
     command = [ppy.path, script(code, 'cap_kill=i')]
-    options = {'user': accounts.b.uid, 'group': accounts.b.gid, 'extra_groups': []}
+    options = {'user': accounts.attacker.uid, 'group': accounts.attacker.gid, 'extra_groups': []}
     with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
         try:
             assert int(process.stdout.readline()) == process.pid
@@ -239,7 +251,7 @@ def test_streams_pass_through(ppy, script, accounts):
     code = 'import sys; data = sys.stdin.buffer.read()\n'
     code += 'sys.stdout.buffer.write(data); sys.stderr.buffer.write(data[::-1])'
     data = bytes(range(256)) * 1000
-    done = ppy.run(script(code, 'cap_kill=i'), account=accounts.b, input=data, text=False)
+    done = ppy.run(script(code, 'cap_kill=i'), account=accounts.attacker, input=data, text=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, data, data[::-1])
 
 
@@ -249,14 +261,14 @@ CLOSED = [fds for count in range(4) for fds in itertools.combinations('012', cou
 @pytest.mark.parametrize('closed', CLOSED, ids=' '.join)
 def test_closed_streams_are_opened(ppy, script, accounts, scene, closed):
     (scene / 'out').mkdir()
-    os.chown(scene / 'out', accounts.a.uid, accounts.a.gid)
+    os.chown(scene / 'out', accounts.owner.uid, accounts.owner.gid)
     use = ''.join(f'os.{"read" if fd == "0" else "write"}({fd}, {1 if fd == "0" else b"x"})\n'
                   for fd in closed)  # fmt: skip
     path = script(REPORT.replace('sys.stdout', 'open(sys.argv[1], "w")') + use, 'cap_kill=i')
     out = scene / 'out' / 'state'
     redirections = ' '.join(f'{fd}>&-' for fd in closed)
     command = f'exec "$@" {redirections}'
-    done = run('sh', '-c', command, 'sh', ppy.path, path, out, account=accounts.b)
+    done = run('sh', '-c', command, 'sh', ppy.path, path, out, account=accounts.attacker)
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
     state = json.loads(out.read_text())
     assert_sets(state, 'kill')
@@ -285,42 +297,42 @@ def environment(ppy, script, account, **variables):
 
 def test_environment_is_made_anew(ppy, script, accounts):
     told = dict.fromkeys(FOREIGN, '/nowhere')
-    account = pwd.getpwuid(accounts.a.uid)
-    assert environment(ppy, script, accounts.b, **told) == LOCALE | {
+    account = pwd.getpwuid(accounts.owner.uid)
+    assert environment(ppy, script, accounts.attacker, **told) == LOCALE | {
         'HOME': '/',  # there is no such directory
         'USER': account.pw_name,
         'LOGNAME': account.pw_name,
         'PATH': '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
         'SHELL': '/bin/sh',
-        'PPY_UID': str(accounts.b.uid),
-        'PPY_GID': str(accounts.b.gid),
+        'PPY_UID': str(accounts.attacker.uid),
+        'PPY_GID': str(accounts.attacker.gid),
     }
 
 
 def test_environment_of_an_owner_without_an_account(ppy, script, accounts):
-    state = ppy.report(script(owner=NOBODY_KNOWN), account=accounts.b, env=LOCALE)
+    state = ppy.report(script(owner=NOBODY_KNOWN), account=accounts.attacker, env=LOCALE)
     assert state['uid'] == [NOBODY_KNOWN.uid] * 3
     assert state['environ']['HOME'] == '/'
     assert not {'USER', 'LOGNAME'} & set(state['environ'])
 
 
 HOMES = {
-    "the owner's": ('a', 0o755, True),
-    "the owner's alone": ('a', 0o700, True),
-    "the owner's group's": ('a', 0o775, False),
-    "everybody's": ('a', 0o757, False),
-    "the caller's": ('b', 0o755, False),
+    "the owner's": ('owner', 0o755, True),
+    "the owner's alone": ('owner', 0o700, True),
+    "the owner's group's": ('owner', 0o775, False),
+    "everybody's": ('owner', 0o757, False),
+    "the caller's": ('attacker', 0o755, False),
 }
 
 
 @pytest.mark.parametrize(('owner', 'mode', 'kept'), HOMES.values(), ids=HOMES)
 def test_home_is_one_where_only_the_owner_writes(ppy, script, accounts, owner, mode, kept):
-    home = Path(pwd.getpwuid(accounts.a.uid).pw_dir)
+    home = Path(pwd.getpwuid(accounts.owner.uid).pw_dir)
     home.mkdir(parents=True)
     try:
-        os.chown(home, getattr(accounts, owner).uid, accounts.a.gid)
+        os.chown(home, getattr(accounts, owner).uid, accounts.owner.gid)
         home.chmod(mode)
-        environ = environment(ppy, script, accounts.b, HOME='/nowhere')
+        environ = environment(ppy, script, accounts.attacker, HOME='/nowhere')
     finally:
         home.rmdir()
     assert environ['HOME'] == (str(home) if kept else '/')
@@ -328,9 +340,9 @@ def test_home_is_one_where_only_the_owner_writes(ppy, script, accounts, owner, m
 
 def test_harmless_variables_are_kept(ppy, script, accounts):
     told = {name: f'de_DE.UTF-8@{name}:x,y=z' for name in KEPT}
-    kept = environment(ppy, script, accounts.b, **told)
+    kept = environment(ppy, script, accounts.attacker, **told)
     assert told.items() <= kept.items()
-    assert environment(ppy, script, accounts.b, NO_COLOR='')['NO_COLOR'] == ''
+    assert environment(ppy, script, accounts.attacker, NO_COLOR='')['NO_COLOR'] == ''
 
 
 @pytest.mark.parametrize('value', ['a/b', '%n', 'a b', '\n', '\x1b[m', '\x7f', 'é', 'x' * 129])
@@ -338,7 +350,7 @@ def test_variables_that_could_name_a_file_or_format_something_are_dropped(
     ppy, script, accounts, value
 ):
     names = KEPT - {'LC_ALL'} - ({'TZ'} if value == 'a/b' else set())
-    kept = environment(ppy, script, accounts.b, **dict.fromkeys(names, value))
+    kept = environment(ppy, script, accounts.attacker, **dict.fromkeys(names, value))
     assert not names & set(kept)
 
 
@@ -348,13 +360,13 @@ ZONES |= dict.fromkeys([':UTC', '/etc/localtime', '../x', 'a/../../x', 'a/%s'], 
 
 @pytest.mark.parametrize(('zone', 'kept'), ZONES.items(), ids=ZONES)
 def test_time_zone_is_kept_unless_it_could_name_any_file(ppy, script, accounts, zone, kept):
-    environ = environment(ppy, script, accounts.b, TZ=zone)
+    environ = environment(ppy, script, accounts.attacker, TZ=zone)
     assert environ.get('TZ') == (zone if kept else None)
 
 
 @pytest.mark.parametrize(('before', 'after'), [(0, 0o22), (0o2, 0o22), (0o77, 0o77)], ids=oct)
 def test_umask_keeps_others_from_writing(ppy, script, accounts, before, after):
-    assert ppy.report(script(), account=accounts.b, umask=before)['umask'] == after
+    assert ppy.report(script(), account=accounts.attacker, umask=before)['umask'] == after
 
 
 def test_signals_and_timers_of_the_caller_are_undone(ppy, script, accounts):
@@ -371,7 +383,7 @@ def test_signals_and_timers_of_the_caller_are_undone(ppy, script, accounts):
     code += 'print([int(signal.getsignal(name)) for name in (signal.SIGCHLD, signal.SIGHUP)])\n'
     code += "print(signal.pthread_sigmask(signal.SIG_BLOCK, ''))\n"
     code += f'print([signal.getitimer(timer)[0] for timer in {[*map(int, timers)]}])'
-    done = ppy.run(script(code, 'cap_kill=i'), account=accounts.b, preexec_fn=starve)
+    done = ppy.run(script(code, 'cap_kill=i'), account=accounts.attacker, preexec_fn=starve)
     default, ignored = int(signal.SIG_DFL), int(signal.SIG_IGN)
     assert done.stdout == f'{[default, ignored]}\nset()\n[0.0, 0.0, 0.0]\n'
 
@@ -379,7 +391,7 @@ def test_signals_and_timers_of_the_caller_are_undone(ppy, script, accounts):
 def test_descriptors_of_the_caller_are_closed(ppy, script, accounts):
     extra = [os.open('/dev/null', os.O_RDONLY) for _ in range(20)]
     try:
-        state = ppy.report(script(), account=accounts.b, pass_fds=extra)
+        state = ppy.report(script(), account=accounts.attacker, pass_fds=extra)
     finally:
         for fd in extra:
             os.close(fd)

@@ -57,7 +57,13 @@ class Scene:
     def __init__(self, scene, script, accounts, ppy):
         self.here, self.accounts, self.ppy = scene, accounts, ppy
         self.script = script('', 'cap_net_raw=i')
-        self.before = ['setpriv', '--reuid', accounts.b.uid, '--regid', accounts.b.gid]
+        self.before = [
+            'setpriv',
+            '--reuid',
+            accounts.attacker.uid,
+            '--regid',
+            accounts.attacker.gid,
+        ]
         self.before += ['--clear-groups']
         self.arguments = [self.script]
 
@@ -92,7 +98,7 @@ class Scene:
 GOOD = {
     'as it should be': lambda it: None,
     'without a capability': lambda it: it.mark('='),
-    'in a directory of its owner': lambda it: it.owner(it.accounts.a.uid, 0, it.here),
+    'in a directory of its owner': lambda it: it.owner(it.accounts.owner.uid, 0, it.here),
     'by a link': lambda it: it.name(os.symlink('script.py', it.here / 'link') or it.here / 'link'),
     'with a hostile name': lambda it: it.rename("\n'\x1b[m\udcff"),
 }
@@ -109,12 +115,12 @@ WRONG = {
     'writable by others': lambda it: it.mode(0o757),
     'not executable': lambda it: it.mode(0o644),
     'not executable for its caller': lambda it: it.mode(0o744),
-    "root's": lambda it: it.owner(0, it.accounts.a.gid),
-    "root's group's": lambda it: it.owner(it.accounts.a.uid, 0),
+    "root's": lambda it: it.owner(0, it.accounts.owner.gid),
+    "root's group's": lambda it: it.owner(it.accounts.owner.uid, 0),
     'in a closed directory': lambda it: it.mode(0o700, it.here),
     'in a writable directory': lambda it: it.mode(0o757, it.here),
     'in a sticky directory': lambda it: it.mode(0o1777, it.here),
-    "in another's directory": lambda it: it.owner(it.accounts.b.uid, 0, it.here),
+    "in another's directory": lambda it: it.owner(it.accounts.attacker.uid, 0, it.here),
     'a directory': lambda it: it.name(it.here),
     'a FIFO': lambda it: it.special(stat.S_IFIFO),
     'a socket': lambda it: it.special(stat.S_IFSOCK),
@@ -150,7 +156,7 @@ def test_ppy_check_ends_as_ppy_does(scene, script, accounts, ppy, arrange, statu
 def test_ppy_check_sees_the_mount_as_ppy_does(scene, script, accounts, ppy, options, status):
     subprocess.run(['mount', '-t', 'tmpfs', '-o', f'{options},mode=755', 'none', scene], check=True)
     try:
-        assert_as_ppy(ppy, script('', 'cap_net_raw=i'), account=accounts.b, status=status)
+        assert_as_ppy(ppy, script('', 'cap_net_raw=i'), account=accounts.attacker, status=status)
     finally:
         subprocess.run(['umount', scene], check=True)
 
@@ -158,15 +164,15 @@ def test_ppy_check_sees_the_mount_as_ppy_does(scene, script, accounts, ppy, opti
 @pytest.mark.parametrize('arguments', [[], [''], ['-c'], ['--help']])
 def test_ppy_check_wants_a_script(accounts, ppy, arguments):
     for name, prefix in ('', 'ppy: '), ('-check', 'REFUSED '):
-        done = run(f'{ppy.path}{name}', *arguments, account=accounts.b)
+        done = run(f'{ppy.path}{name}', *arguments, account=accounts.attacker)
         assert (done.returncode, done.stdout) == (126, '')
         assert done.stderr.startswith(f'{prefix}usage: ppy{name} SCRIPT')
 
 
 def test_ppy_check_sees_what_its_caller_can_do(scene, script, accounts, ppy):
     path = script('', 'cap_net_raw=i', mode=0o744)
-    assert_as_ppy(ppy, path, account=accounts.a, status=0)
-    assert_as_ppy(ppy, path, account=accounts.b, status=126)
+    assert_as_ppy(ppy, path, account=accounts.owner, status=0)
+    assert_as_ppy(ppy, path, account=accounts.attacker, status=126)
 
 
 @pytest.mark.parametrize('marked', [True, False], ids=['marked', 'unmarked'])
@@ -175,7 +181,7 @@ def test_ppy_check_shows_all_that_is_wrong_at_once(scene, script, accounts, ppy,
     it.owner(0, 0)
     it.mark('cap_net_raw,cap_kill=i', root_id=1000)
     it.mode(0o666)
-    it.owner(accounts.b.uid, accounts.b.gid, scene)
+    it.owner(accounts.attacker.uid, accounts.attacker.gid, scene)
     it.mode(0o775, scene)
     it.caller('--bounding-set=-kill,-net_raw', '--no-new-privs')
     if not marked:
@@ -203,12 +209,15 @@ def test_each_mend_mends(scene, script, accounts, ppy):
     it = Scene(scene, script, accounts, ppy)
     it.owner(0, 0)
     it.mode(0o666)
-    it.owner(accounts.b.uid, accounts.b.gid, scene)
+    it.owner(accounts.attacker.uid, accounts.attacker.gid, scene)
     it.mode(0o775, scene)
     os.removexattr(it.script, 'security.capability')
-    names = {'USER:GROUP': f'{accounts.a.uid}:{accounts.a.gid}', 'CAPABILITIES': 'cap_net_raw'}
+    names = {
+        'USER:GROUP': f'{accounts.owner.uid}:{accounts.owner.gid}',
+        'CAPABILITIES': 'cap_net_raw',
+    }
     for _ in range(9):
-        _, refused = verdicts(check(ppy, it.script, account=accounts.b))
+        _, refused = verdicts(check(ppy, it.script, account=accounts.attacker))
         for line in refused:
             mend = line.split('; mend: ')[1]
             for name, value in names.items():
@@ -216,19 +225,21 @@ def test_each_mend_mends(scene, script, accounts, ppy):
             run('bash', '-c', mend, check=True)
         if not refused:
             break
-    assert_as_ppy(ppy, it.script, account=accounts.b, status=0)
+    assert_as_ppy(ppy, it.script, account=accounts.attacker, status=0)
 
 
 def test_ppy_check_has_no_privilege_and_needs_none(script, accounts, ppy):
     program = Path(f'{ppy.path}-check')
     assert stat.S_IMODE(program.stat().st_mode) == 0o755
     assert not Caps.from_file(program).marked
-    check(ppy, script('', 'cap_net_raw=i'), account=accounts.b, check=True)
+    check(ppy, script('', 'cap_net_raw=i'), account=accounts.attacker, check=True)
 
 
 def test_a_check_that_cannot_be_read_is_no_success(script, accounts, ppy):
     with open('/dev/full', 'w') as full:
-        done = check(ppy, script('', '='), account=accounts.b, capture_output=False, stdout=full)
+        done = check(
+            ppy, script('', '='), account=accounts.attacker, capture_output=False, stdout=full
+        )
     assert done.returncode == 126
 
 
@@ -266,14 +277,14 @@ DAMAGES = {
 @pytest.mark.parametrize('damage', DAMAGES.values(), ids=DAMAGES)
 def test_ppy_check_sees_a_damaged_installation(own, script, accounts, damage):
     path = script('', 'cap_net_raw=i')
-    assert_as_ppy(own, path, account=accounts.b, status=0)
+    assert_as_ppy(own, path, account=accounts.attacker, status=0)
     damage(own)
-    assert_as_ppy(own, path, account=accounts.b, status=126)
+    assert_as_ppy(own, path, account=accounts.attacker, status=126)
 
 
 def test_ppy_check_knows_what_ppy_was_installed_to_give(own, script, accounts):
     path = script('', 'cap_kill,cap_net_raw=i')
-    _, refused = assert_as_ppy(own, path, account=accounts.b, status=126)
+    _, refused = assert_as_ppy(own, path, account=accounts.attacker, status=126)
     assert len(refused) == 1
     assert refused[0].startswith('cap_kill: must be among those that ppy was installed to give')
 
@@ -283,11 +294,11 @@ def test_ppy_check_refuses_ppy_itself_where_root_may_own_scripts(scene, accounts
     installed = install('/bin/sh', scene / 'prefix', allow_root=True, **MODES[mode])
     ppy = Ppy(mode, installed)
     for name in (ppy.path, installed.original, installed.capped):
-        assert_as_ppy(ppy, name, account=accounts.b, status=126)
+        assert_as_ppy(ppy, name, account=accounts.attacker, status=126)
 
 
 def test_ppy_check_that_is_not_installed_says_so(accounts, scene):
     program = shutil.copy(ROOT / 'caps' / 'ppy-check', scene)
-    done = run(program, '/bin/sh', account=accounts.b)
+    done = run(program, '/bin/sh', account=accounts.attacker)
     assert (done.returncode, done.stdout) == (126, '')
     assert done.stderr == 'REFUSED ppy: must have been installed; mend: caps ppy install\n'

@@ -40,18 +40,18 @@ def assert_refused(done, saying, status=126):
 
 @dataclass
 class ByB(Ppy):
-    """A ppy that account b starts."""
+    """A ppy that the attacker starts."""
 
-    b: Account
+    attacker: Account
 
     def run(self, script, *arguments, **options):
-        return super().run(script, *arguments, account=self.b, **options)
+        return super().run(script, *arguments, account=self.attacker, **options)
 
 
 @pytest.fixture(scope='module', params=MODES)
 def ppy(request, world, accounts):
     installed = install('/bin/sh', world / f'sh-{request.param}', **MODES[request.param])
-    return ByB(request.param, installed, accounts.b)
+    return ByB(request.param, installed, accounts.attacker)
 
 
 @pytest.fixture(params=MODES)
@@ -68,7 +68,7 @@ def reinstall(request, scene, accounts):
     def make(**options):
         options = MODES[request.param] | options
         installed = install(interpreter, scene / 'prefix', **options)
-        return ByB(request.param, installed, accounts.b)
+        return ByB(request.param, installed, accounts.attacker)
 
     return make
 
@@ -84,11 +84,11 @@ def path(script, scene):
 
 @pytest.fixture
 def do(path, accounts):
-    """A function that runs a command, in the script's directory, with the accounts as $A and $B."""
+    """A function that runs a command beside the script, with the names $OWNER and $ATTACKER."""
 
     def command(text, **variables):
-        text = text.replace('CAPABILITIES', 'cap_kill').replace('USER:GROUP', '$A:$A')
-        names = {'A': accounts.a.name, 'B': accounts.b.name}
+        text = text.replace('CAPABILITIES', 'cap_kill').replace('USER:GROUP', '$OWNER:$OWNER')
+        names = {'OWNER': accounts.owner.name, 'ATTACKER': accounts.attacker.name}
         done = run('bash', '-ec', text, cwd=path.parent, env=os.environ | names | variables)
         assert done.returncode == 0, done.stderr
 
@@ -96,9 +96,14 @@ def do(path, accounts):
 
 
 @pytest.fixture
-def as_b(accounts):
-    """The beginning of a command that setpriv starts as account b."""
-    return ['setpriv', f'--reuid={accounts.b.uid}', f'--regid={accounts.b.gid}', '--clear-groups']
+def as_attacker(accounts):
+    """The beginning of a command that setpriv starts as the attacker."""
+    return [
+        'setpriv',
+        f'--reuid={accounts.attacker.uid}',
+        f'--regid={accounts.attacker.gid}',
+        '--clear-groups',
+    ]
 
 
 @contextmanager
@@ -129,15 +134,15 @@ SCRIPTS = {
     'chmod 700 script': ['script: must be executable'],
     'chmod g+w script': [f'lower/script: {WRITABLE}'],
     'chmod o+w script': [f'lower/script: {WRITABLE}'],
-    'setfacl -m u:$B:rwx script': [f'lower/script: {WRITABLE}'],
+    'setfacl -m u:$ATTACKER:rwx script': [f'lower/script: {WRITABLE}'],
     'chmod g+w .': [f'upper/lower: {WRITABLE}'],
     'chmod o+w .': [f'upper/lower: {WRITABLE}'],
-    'setfacl -m u:$B:rwx .': [f'upper/lower: {WRITABLE}'],
-    'chown $B .': [f'upper/lower: {OWNED}'],
+    'setfacl -m u:$ATTACKER:rwx .': [f'upper/lower: {WRITABLE}'],
+    'chown $ATTACKER .': [f'upper/lower: {OWNED}'],
     'chmod g+w ..': [f'/upper: {WRITABLE}'],
     'chmod o+w ..': [f'/upper: {WRITABLE}'],
-    'chown $B ..': [f'/upper: {OWNED}'],
-    'chmod 1777 ..; chown $B ..': [f'/upper: {OWNED}'],
+    'chown $ATTACKER ..': [f'/upper: {OWNED}'],
+    'chmod 1777 ..; chown $ATTACKER ..': [f'/upper: {OWNED}'],
 }
 
 
@@ -159,8 +164,8 @@ def test_nobody_is_told_to_close_a_sticky_directory(ppy, path, do):
 
 
 ACCEPTED = [
-    *('chmod 1777 ..', 'chmod 1777 ..; chown $A ..', 'chown $A .', 'chmod 511 script'),
-    *('chmod 6755 script', f'chgrp $B . script; {MARK}', 'setfacl -m u:$B:rx script'),
+    *('chmod 1777 ..', 'chmod 1777 ..; chown $OWNER ..', 'chown $OWNER .', 'chmod 511 script'),
+    *('chmod 6755 script', f'chgrp $ATTACKER . script; {MARK}', 'setfacl -m u:$ATTACKER:rx script'),
 ]
 
 
@@ -202,7 +207,7 @@ KINDS = {
 def test_what_is_no_file_is_refused_at_once(ppy, path, do, make, name):
     (path.parent / 'link').symlink_to('script')
     assert_launched(ppy.run(path.parent / name))
-    do(f'rm script; {make}; chown $A:$A script; chmod 755 script')
+    do(f'rm script; {make}; chown $OWNER:$OWNER script; chmod 755 script')
     done = ppy.run(path.parent / name, timeout=2)
     assert_refused(done, 'script: must be a regular file')
 
@@ -217,7 +222,7 @@ def test_script_that_is_not_there_is_not_found(ppy, path, name):
 
 def test_caller_does_not_learn_what_a_closed_directory_has(ppy, path, do):
     assert_launched(ppy.run(path))
-    do('chown $A .; chmod 700 .')
+    do('chown $OWNER .; chmod 700 .')
     present, absent = (ppy.run(path.parent / x) for x in ('script', 'absent'))
     assert_refused(present, 'Permission denied')
     assert_refused(absent, present.stderr[5:].replace('script', 'absent'))
@@ -235,17 +240,17 @@ def test_relative_path_in_a_closed_directory_is_refused(ppy, path, do, closed):
 
 
 @pytest.mark.parametrize('root', [True, False], ids=['root', 'another'])
-def test_capability_outside_the_bounding_set_is_refused(ppy, path, as_b, root):
-    start = ['setpriv'] if root else as_b
+def test_capability_outside_the_bounding_set_is_refused(ppy, path, as_attacker, root):
+    start = ['setpriv'] if root else as_attacker
     assert_launched(run(*start, '--bounding-set=-net_raw', ppy.path, path))
     done = run(*start, '--bounding-set=-net_raw,-kill', ppy.path, path)
     assert_refused(done, 'cap_kill: must be in the bounding set')
 
 
 @pytest.mark.parametrize('cap', LAUNCHER_CAPS.permitted)
-def test_bounding_set_without_what_ppy_needs_is_refused(ppy, path, as_b, cap):
-    assert_launched(run(*as_b, ppy.path, path))
-    done = run(*as_b, f'--bounding-set=-{cap[4:]}', ppy.path, path)
+def test_bounding_set_without_what_ppy_needs_is_refused(ppy, path, as_attacker, cap):
+    assert_launched(run(*as_attacker, ppy.path, path))
+    done = run(*as_attacker, f'--bounding-set=-{cap[4:]}', ppy.path, path)
     if ppy.mode == 'set-uid':
         assert_refused(done, f'{cap}: must be in the bounding set')
     else:  # the kernel does not even start ppy
@@ -263,9 +268,9 @@ NO_PRIVILEGE = {
 
 
 @pytest.mark.parametrize(('option', 'saying'), NO_PRIVILEGE.items(), ids=NO_PRIVILEGE)
-def test_process_that_is_kept_from_privilege_is_refused(ppy, path, as_b, option, saying):
-    assert_launched(run(*as_b, ppy.path, path))
-    assert_refused(run(*as_b, option, ppy.path, path), saying)
+def test_process_that_is_kept_from_privilege_is_refused(ppy, path, as_attacker, option, saying):
+    assert_launched(run(*as_attacker, ppy.path, path))
+    assert_refused(run(*as_attacker, option, ppy.path, path), saying)
 
 
 USAGE = [[], [''], ['--help'], ['-', 'script'], ['--', 'script']]
@@ -278,9 +283,9 @@ LONG = [['x' * 256], ['./' * 2045 + 'script'], ['./' * 20000 + 'script']]
     + [(words, 'File name too long') for words in LONG],
     ids=['none', 'empty', 'option', 'dash', 'dashes', 'long name', 'long path', 'longer path'],
 )
-def test_arguments_without_a_script_are_refused(ppy, path, as_b, arguments, saying):
+def test_arguments_without_a_script_are_refused(ppy, path, as_attacker, arguments, saying):
     assert_launched(ppy.run('./' * 2044 + 'script', cwd=path.parent))
-    assert_refused(run(*as_b, ppy.path, *arguments, cwd=path.parent), saying)
+    assert_refused(run(*as_attacker, ppy.path, *arguments, cwd=path.parent), saying)
 
 
 def test_empty_argument_vector_is_refused(ppy):
@@ -298,9 +303,9 @@ def test_refusal_with_closed_streams_is_a_refusal(ppy, path, accounts, do, close
     command = ['sh', '-c', 'exec "$@" ' + ' '.join(f'{fd}>&-' for fd in closed), 'sh']
     path.write_text(':')
     do(MARK)
-    assert run(*command, ppy.path, path, account=accounts.b).returncode == 0
+    assert run(*command, ppy.path, path, account=accounts.attacker).returncode == 0
     do('setcap -r script')
-    done = run(*command, ppy.path, path, account=accounts.b)
+    done = run(*command, ppy.path, path, account=accounts.attacker)
     assert (done.returncode, done.stdout) == (126, '')
     assert ('must be marked' in done.stderr) == ('2' not in closed)
 
@@ -315,13 +320,13 @@ DAMAGE = {
     'chmod g+w $ORIGINAL': f'programs/shell: {WRITABLE}',
     'chmod o+w ${ORIGINAL%/*}': f'/programs: {WRITABLE}',
     'chmod o+w ${LINK%/*}': f'/links: {WRITABLE}',
-    'chown $A ${ORIGINAL%/*}': '/programs: must be owned by root; ',
+    'chown $OWNER ${ORIGINAL%/*}': '/programs: must be owned by root; ',
     'rm $COPY': '/shell: No such file',
     'chmod a-x $COPY': '/shell: Permission denied',
     'chmod g+w $COPY': f'/shell: {WRITABLE}',
-    'chown $A $COPY': f'/shell: {ROOTS}',
+    'chown $OWNER $COPY': f'/shell: {ROOTS}',
     'chmod g+w ${COPY%/*/*}': f'prefix/libexec: {WRITABLE}',
-    'chown $A ${COPY%/*}': ': must be owned by root; ',
+    'chown $OWNER ${COPY%/*}': ': must be owned by root; ',
     'setcap -r $COPY': MARKED,
     'setcap "all=i cap_kill+p" $COPY': MARKED,
     'setcap all=ei $COPY': MARKED,
@@ -333,7 +338,7 @@ DAMAGE = {
 IRREPARABLE = {
     'rm $ORIGINAL': 'links/shell: No such file',
     'rm $LINK': 'links/shell: No such file',
-    'chown $A $ORIGINAL': f'programs/shell: {ROOTS}',
+    'chown $OWNER $ORIGINAL': f'programs/shell: {ROOTS}',
 }
 
 
@@ -393,14 +398,14 @@ def test_ppy_of_another_account_is_refused(reinstall, path, do):
     again, saying = 'chmod 4755 $PPY', 'must have been given to ppy'
     if ppy.mode == 'file-capabilities':
         again, saying = f'setcap {LAUNCHER_CAPS} $PPY', f'bin/ppy: {ROOTS}'
-    assert damaged(ppy, path, do, f'chown $A $PPY; {again}', saying) == inspecting(ppy)
+    assert damaged(ppy, path, do, f'chown $OWNER $PPY; {again}', saying) == inspecting(ppy)
 
 
 @needs('cap_sys_admin')
 @pytest.mark.parametrize('root', [True, False], ids=['root', 'another'])
 @pytest.mark.parametrize('part', ['bin', 'libexec'])
-def test_installation_on_a_nosuid_mount_is_refused(reinstall, path, scene, as_b, part, root):
-    command = [*(['env'] if root else as_b), reinstall().path, path]
+def test_installation_on_a_nosuid_mount_is_refused(reinstall, path, scene, as_attacker, part, root):
+    command = [*(['env'] if root else as_attacker), reinstall().path, path]
     with remounted(scene / 'prefix' / part, 'suid'):
         assert_launched(run(*command))
     with remounted(scene / 'prefix' / part, 'nosuid'):
@@ -415,7 +420,7 @@ def test_ppy_that_was_not_installed_is_refused(ppy, path, scene, accounts, privi
     if privileged and not is_set_uid:
         LAUNCHER_CAPS.apply(bare)
     assert_launched(ppy.run(path))
-    done = run(bare, path, account=accounts.b)
+    done = run(bare, path, account=accounts.attacker)
     assert assert_refused(done, 'ppy: must have been installed') == 'caps ppy install'
 
 

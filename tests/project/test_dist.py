@@ -83,7 +83,7 @@ def test_a_script_finds_the_librarys_libcap_though_it_is_privileged(venv, scene,
         'print([line for line in open("/proc/self/maps") if "libcap" in line][0])\n'
     )
     marked = script(text, 'cap_kill=i')
-    result = Ppy('file-capabilities', installed).run(marked, account=accounts.b)
+    result = Ppy('file-capabilities', installed).run(marked, account=accounts.attacker)
     assert result.stdout.startswith('1 cap_kill=eip\n'), result.stderr
     assert str(venv) in result.stdout.splitlines()[1]
     remove(str(scene / 'prefix'))

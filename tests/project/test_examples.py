@@ -23,7 +23,9 @@ def marked(script, name, mark):
 
 
 def test_list_root(ppy, script, accounts):
-    done = ppy.run(marked(script, 'list_root.py', 'cap_dac_read_search=i'), account=accounts.b)
+    done = ppy.run(
+        marked(script, 'list_root.py', 'cap_dac_read_search=i'), account=accounts.attacker
+    )
     assert done.returncode == 0, done.stderr
     started, activated, listed, child = done.stdout.splitlines()
     assert started.endswith('cap_dac_read_search=ip')
@@ -39,7 +41,7 @@ def directory(scene, accounts):
     def make(name, mode):
         path = scene / name
         path.mkdir()
-        os.chown(path, accounts.a.uid, accounts.a.gid)
+        os.chown(path, accounts.owner.uid, accounts.owner.gid)
         path.chmod(mode)
         return path
 
@@ -51,17 +53,17 @@ def test_backup_reads_what_its_owner_cannot(ppy, script, accounts, scene, direct
     secret = scene / 'secret'
     secret.mkdir(mode=0o700)
     (secret / 'file').write_text('kept')
-    plain = ppy.run(marked(script, 'backup.py', '='), secret, account=accounts.b)
+    plain = ppy.run(marked(script, 'backup.py', '='), secret, account=accounts.attacker)
     assert 'cap_dac_read_search cannot be added to effective' in plain.stderr
     for path in archives.iterdir():
         path.unlink()
     path = marked(script, 'backup.py', 'cap_dac_read_search=i')
-    done = ppy.run(path, secret, account=accounts.b)
+    done = ppy.run(path, secret, account=accounts.attacker)
     assert done.returncode == 0, done.stderr
     archive = Path(done.stdout.strip())
     assert 'secret/file' in run('tar', '-tf', archive).stdout
     assert archive.parent == archives
-    assert archive.stat().st_uid == accounts.a.uid
+    assert archive.stat().st_uid == accounts.owner.uid
     assert stat.S_IMODE(archive.stat().st_mode) == 0o600
 
 
@@ -69,7 +71,7 @@ def test_caller_does_not_choose_where_the_backup_goes(ppy, script, accounts, den
     directory('archive', 0o700)
     den.chmod(0o777)
     path = marked(script, 'backup.py', 'cap_dac_read_search=i')
-    done = ppy.run(path, '/etc/shadow', den / 'x.tar', account=accounts.b, cwd=den)
+    done = ppy.run(path, '/etc/shadow', den / 'x.tar', account=accounts.attacker, cwd=den)
     assert done.returncode != 0
     assert not list(den.iterdir())
 
@@ -98,7 +100,7 @@ def test_web_server_listens_on_port_80_and_has_nothing_left(ppy, script, account
     path = marked(script, 'web_server.py', 'cap_net_bind_service=i')
     (directory('public', 0o755) / 'page').write_text('served')
     (den / 'private').write_text('not served')
-    os_options = {'user': accounts.b.uid, 'group': accounts.b.gid, 'extra_groups': []}
+    os_options = {'user': accounts.attacker.uid, 'group': accounts.attacker.gid, 'extra_groups': []}
     with started(ppy.path, path, address, cwd=den, **os_options) as process:
         assert process.stdout.readline() == 'listening with =\n'
         with urlopen(f'http://{address}/page', timeout=10) as answer:
@@ -112,7 +114,7 @@ def test_web_server_listens_on_port_80_and_has_nothing_left(ppy, script, account
 
 
 def test_daemon_keeps_one_capability_in_every_thread(accounts):
-    done = run(sys.executable, EXAMPLES / 'daemon.py', accounts.b.name)
+    done = run(sys.executable, EXAMPLES / 'daemon.py', accounts.attacker.name)
     assert done.returncode == 0, done.stderr
     jobs = sorted(done.stdout.splitlines())
     assert jobs == [f'job {number} runs with cap_net_raw=ep' for number in range(8)]

@@ -253,7 +253,7 @@ def valgrind(launch_under, scene, accounts):
         start = content.index(magic)
         program.write_bytes(content[:start] + record + content[start + RECORD.size :])
         options = ['--quiet', '--error-exitcode=99', '--leak-check=full', '--track-origins=yes']
-        return run('valgrind', *options, program, name, account=accounts.b)
+        return run('valgrind', *options, program, name, account=accounts.attacker)
 
     return check
 

@@ -33,7 +33,7 @@ def assert_only_naive_loses(launcher, won, done):
 
 @dataclass
 class Den:
-    """What b plants in his directory; code of his that runs as a makes the loot."""
+    """What attackers plant in their directory; their code, run as the owner, makes the loot."""
 
     path: Path
     loot: Path

@@ -1,4 +1,4 @@
-"""Attacks on ppy by real accounts: b attacks, and wants what is a's or root's.
+"""Attacks on ppy by real accounts: the attacker wants what is the owner's or root's.
 
 Every attack is made on three launchers: the naive one, where it must succeed, or the test would
 show nothing, and ppy in both installation modes, where it must not.
@@ -25,10 +25,10 @@ def launchers(request, launch_under):
 
 @pytest.fixture
 def loot(scene, accounts):
-    """A file that is there only if the attack was won: none but a and root can make it."""
+    """A file that is there only if the attack was won: none but the owner and root can make it."""
     path = scene / 'vault'
     path.mkdir()
-    os.chown(path, accounts.a.uid, accounts.a.gid)
+    os.chown(path, accounts.owner.uid, accounts.owner.gid)
     path.chmod(0o755)
     return path / 'loot'
 
@@ -82,6 +82,6 @@ def secret(scene):
 
 @pytest.fixture
 def namespaces(accounts):
-    """b may make user namespaces."""
-    if run('unshare', '-Ur', 'true', account=accounts.b).returncode:
+    """The attacker may make user namespaces."""
+    if run('unshare', '-Ur', 'true', account=accounts.attacker).returncode:
         (pytest.fail if MUST_RUN else pytest.skip)('ordinary accounts cannot make user namespaces')

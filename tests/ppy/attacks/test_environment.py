@@ -25,8 +25,8 @@ def cached(nest):
     code += 'target = util.cache_from_source(colorsys.__file__)\n'
     code += 'compile.compile(sys.argv[2], target, invalidation_mode=mode)'
     source = nest.python('source.py')
-    b = nest.path.stat()
-    account = Account('', b.st_uid, b.st_gid)
+    attacker = nest.path.stat()
+    account = Account('', attacker.st_uid, attacker.st_gid)
     run(PYTHON, '-c', code, nest.path / 'cache', source, account=account, check=True)
     return {'PYTHONPYCACHEPREFIX': nest.path / 'cache'}
 
@@ -62,8 +62,8 @@ def converter(nest):
     return {'GCONV_PATH': nest.path}
 
 
-# The interpreter, what the script does, and what b plants and sets, LOOT being the file that the
-# script makes itself where it notices b's influence.
+# The interpreter, what the script does, and what the attacker plants and sets. LOOT is the file
+# that the script makes itself where it notices their influence.
 CANARIES = {
     'PYTHONPATH': (
         'python',
@@ -167,7 +167,7 @@ def test_environment_of_the_caller_does_nothing(
     with typing(nest.python('typed.py').read_text()) as keyboard:
         stdin = keyboard if 'PYTHONINSPECT' in variables else subprocess.DEVNULL
         done = launchers(interpreter).run(
-            path, account=accounts.b, env=variables, cwd=nest.path, stdin=stdin
+            path, account=accounts.attacker, env=variables, cwd=nest.path, stdin=stdin
         )
     assert any(nest.loot.parent.iterdir()) == launchers(interpreter).naive, done
     if not launchers(interpreter).naive:
@@ -176,36 +176,38 @@ def test_environment_of_the_caller_does_nothing(
 
 
 def test_home_that_others_write_to_customizes_nothing(launchers, script, accounts, nest):
-    home = Path(pwd.getpwuid(accounts.a.uid).pw_dir)
+    home = Path(pwd.getpwuid(accounts.owner.uid).pw_dir)
     place = nest.python(f'home/.local/{library()}/site-packages/usercustomize.py').parents[4]
     shutil.copytree(place, home)
     try:
-        run('chown', '-R', f'{accounts.a.uid}', home, check=True)
+        run('chown', '-R', f'{accounts.owner.uid}', home, check=True)
         home.chmod(0o777)
-        done = launchers('python').run(script('print("ran")', '='), account=accounts.b, env={})
+        done = launchers('python').run(
+            script('print("ran")', '='), account=accounts.attacker, env={}
+        )
     finally:
         shutil.rmtree(home)
     assert nest.loot.exists() == launchers('python').naive
     assert done.stdout == 'ran\n'
 
 
-# How b, who may add files where the owner's home would be, makes it pass for the owner's.
+# How the attacker makes a home pass for the owner's, where anybody may add files.
 PRETENCES = {
-    'an innocent link': lambda den, home, a: home.symlink_to('/etc'),
-    'a link to where none can look': lambda den, home, a: (
+    'an innocent link': lambda den, home, owner: home.symlink_to('/etc'),
+    'a link to where none can look': lambda den, home, owner: (
         (den / 'closed').mkdir(),
         (den / 'closed').chmod(0),
         os.chown(den / 'closed', den.stat().st_uid, 0),
         home.symlink_to(den / 'closed/home'),
     ),
-    "the caller's": lambda den, home, a: (
+    "the caller's": lambda den, home, owner: (
         home.mkdir(0o755),
         os.chown(home, den.stat().st_uid, 0),
     ),
-    "the owner's, which can be renamed": lambda den, home, a: (
+    "the owner's, which can be renamed": lambda den, home, owner: (
         home.parent.chmod(0o777),
         home.mkdir(0o755),
-        os.chown(home, a.uid, a.gid),
+        os.chown(home, owner.uid, owner.gid),
     ),
 }
 
@@ -219,19 +221,19 @@ def test_home_that_others_can_exchange_customizes_nothing(
     public.chmod(0o1777)
     nest.python(f'.local/{library()}/site-packages/usercustomize.py')
     path = script(f'import os\nprint("ready", flush=True)\ninput()\nos.system("{PYTHON} -c pass")')
-    before = pwd.getpwuid(accounts.a.uid).pw_dir
-    options = {'user': accounts.b.uid, 'group': accounts.b.gid, 'extra_groups': []}
+    before = pwd.getpwuid(accounts.owner.uid).pw_dir
+    options = {'user': accounts.attacker.uid, 'group': accounts.attacker.gid, 'extra_groups': []}
     pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'env': {'HOME': str(home)}}
     try:
-        run('usermod', '-d', home, accounts.a.name, check=True)
-        pretend(nest.path, home, accounts.a)
+        run('usermod', '-d', home, accounts.owner.name, check=True)
+        pretend(nest.path, home, accounts.owner)
         with subprocess.Popen([launchers('python').path, path], **pipes, **options) as process:
             assert process.stdout.readline() == b'ready\n'
             home.rename(public / 'old')
             home.symlink_to(nest.path)
             process.communicate(b'\n', timeout=10)
     finally:
-        run('usermod', '-d', before, accounts.a.name, check=True)
+        run('usermod', '-d', before, accounts.owner.name, check=True)
     assert nest.loot.exists() == launchers('python').naive
 
 
@@ -239,7 +241,7 @@ def test_directory_of_the_caller_does_not_become_the_home(launchers, script, acc
     nest.python(f'~/.local/{library()}/site-packages/usercustomize.py')
     os.chown(nest.loot.parent, NOBODY_KNOWN.uid, 0)
     path = script('print("ran")', '=', owner=NOBODY_KNOWN)
-    done = launchers('python').run(path, account=accounts.b, env={}, cwd=nest.path)
+    done = launchers('python').run(path, account=accounts.attacker, env={}, cwd=nest.path)
     assert nest.loot.exists() == launchers('python').naive
     assert done.stdout == 'ran\n'
 
@@ -249,7 +251,7 @@ def test_many_variables_and_long_arguments_overflow_nothing(launchers, script, a
     variables = {f'LC_{number}': 'x' * 100 for number in range(5000)} | {'LC_TIME': 'x' * 100_000}
     longest = 'x' * (128 * 1024 - 1)
     path = script(code, 'cap_kill=i')
-    done = launchers('python').run(path, *[longest] * 4, account=accounts.b, env=variables)
+    done = launchers('python').run(path, *[longest] * 4, account=accounts.attacker, env=variables)
     count, length = map(int, done.stdout.split())
     assert (count > 100) == launchers('python').naive
     assert length == 4 * len(longest)

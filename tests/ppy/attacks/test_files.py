@@ -22,7 +22,7 @@ pytestmark = needs_root
 def test_unmarked_script_of_roots_does_not_run_as_root(launchers, accounts, secret):
     launcher, timeit = launchers('python'), f'/usr/{library()}/timeit.py'
     statement = f'print(open({str(secret)!r}).read())'
-    done = launcher.run(timeit, '-n1', '-r1', statement, account=accounts.b)
+    done = launcher.run(timeit, '-n1', '-r1', statement, account=accounts.attacker)
     assert_only_naive_loses(launcher, secret.read_text() in done.stdout, done)
 
 
@@ -32,19 +32,21 @@ def test_marked_script_of_roots_does_not_get_roots_files(
 ):
     secret.chmod(mode)
     path, mark = script('cat "$1"', None), Caps('cap_net_bind_service=i')
-    os.chown(path, accounts.a.uid if uid is None else uid, accounts.a.gid if gid is None else gid)
+    os.chown(
+        path, accounts.owner.uid if uid is None else uid, accounts.owner.gid if gid is None else gid
+    )
     mark.apply(path)
-    done = launchers('bash').run(path, secret, account=accounts.b)
+    done = launchers('bash').run(path, secret, account=accounts.attacker)
     assert_only_naive_loses(launchers('bash'), secret.read_text() in done.stdout, done)
 
 
 def test_mark_of_a_user_namespace_gives_nothing(launchers, accounts, nest, namespaces):
     path = nest.plant('script', STATUS)
     mark = ['setcap', 'cap_sys_admin=i', path]
-    assert run(*mark, account=accounts.b).returncode != 0
-    assert run('unshare', '-Ur', *mark, account=accounts.b).returncode == 0
-    assert Caps.from_file(path).root_id == accounts.b.uid
-    done = launchers('bash').run(path, account=accounts.b)
+    assert run(*mark, account=accounts.attacker).returncode != 0
+    assert run('unshare', '-Ur', *mark, account=accounts.attacker).returncode == 0
+    assert Caps.from_file(path).root_id == accounts.attacker.uid
+    done = launchers('bash').run(path, account=accounts.attacker)
     assert_only_naive_loses(launchers('bash'), 'cap_sys_admin' in (permitted(done) or ()), done)
 
 
@@ -56,10 +58,10 @@ def test_mark_on_a_nosuid_mount_gives_nothing(launchers, accounts, den, scene):
     try:
         path = place / 'script'
         path.write_text(STATUS)
-        os.chown(path, accounts.b.uid, accounts.b.gid)
+        os.chown(path, accounts.attacker.uid, accounts.attacker.gid)
         path.chmod(0o755)
-        Caps('cap_sys_admin=i').apply(path)  # as it was put there on b's own machine
-        done = launchers('bash').run(path, account=accounts.b)
+        Caps('cap_sys_admin=i').apply(path)  # as it was put there on the attacker's own machine
+        done = launchers('bash').run(path, account=accounts.attacker)
     finally:
         run('umount', place, check=True)
     assert_only_naive_loses(launchers('bash'), 'cap_sys_admin' in (permitted(done) or ()), done)
@@ -69,7 +71,7 @@ MS_NOSUID, MS_NODEV = 2, 4
 
 
 class Fuse(threading.Thread):
-    """A file system of b's: one script, that says to be marked and whose owner he likes."""
+    """A file system of the attacker's: one script that claims any owner and a mark."""
 
     LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, GETXATTR, INIT = 1, 2, 3, 14, 15, 17, 22, 26
     MARK = struct.pack('<5I', 0x02000000, 0, CapSet('sys_admin').mask, 0, 0)
@@ -124,12 +126,12 @@ class Fuse(threading.Thread):
 def test_file_system_of_the_callers_gives_nothing(launchers, accounts, scene):
     place = scene / 'fuse'
     place.mkdir()
-    files = Fuse(place, STATUS.encode(), accounts.a, accounts.b)
+    files = Fuse(place, STATUS.encode(), accounts.owner, accounts.attacker)
     files.start()
     try:
-        assert os.stat(place / 'script').st_uid == accounts.a.uid
+        assert os.stat(place / 'script').st_uid == accounts.owner.uid
         assert Caps.from_file(place / 'script') == Caps('cap_sys_admin=i')
-        done = launchers('bash').run(place / 'script', account=accounts.b)
+        done = launchers('bash').run(place / 'script', account=accounts.attacker)
     finally:
         run('umount', place, check=True)
         files.join()
@@ -145,8 +147,8 @@ def test_hard_link_of_a_script_does_not_import_what_is_beside_it(
 ):
     path, link = script(HELPED, 'cap_kill=i'), nest.path / 'script.py'
     nest.python('helper.py')
-    assert run('ln', path, link, account=accounts.b).returncode == 0
-    done = launchers('python').run(link, account=accounts.b)
+    assert run('ln', path, link, account=accounts.attacker).returncode == 0
+    done = launchers('python').run(link, account=accounts.attacker)
     assert_only_naive_loses(launchers('python'), nest.loot.exists(), done)
 
 
@@ -157,8 +159,8 @@ def test_hard_link_of_a_launcher_does_not_run_what_is_beside_it(
     launcher, link = launchers('sh'), nest.path / 'launcher'
     path = script('echo ran', 'cap_kill=i')
     nest.program('interpreter')
-    assert run('ln', launcher.path, link, account=accounts.b).returncode == 0
-    done = run(link, path, account=accounts.b)
+    assert run('ln', launcher.path, link, account=accounts.attacker).returncode == 0
+    done = run(link, path, account=accounts.attacker)
     assert_only_naive_loses(launcher, nest.loot.exists(), done)
 
 
@@ -167,14 +169,14 @@ def test_module_planted_beside_a_script_is_not_imported(
     launchers, script, accounts, scene, loot, mode
 ):
     path = script(HELPED, 'cap_kill=i')
-    os.chown(scene, 0, accounts.b.gid)
+    os.chown(scene, 0, accounts.attacker.gid)
     if mode == 'ACL':
-        run('setfacl', '-m', f'u:{accounts.b.name}:rwx', scene, check=True)
+        run('setfacl', '-m', f'u:{accounts.attacker.name}:rwx', scene, check=True)
     else:
         scene.chmod(int(mode, 8))
     code = f'open({str(loot)!r}, "w")'
-    run('tee', scene / 'helper.py', account=accounts.b, input=code, check=True)
-    done = launchers('python').run(path, account=accounts.b)
+    run('tee', scene / 'helper.py', account=accounts.attacker, input=code, check=True)
+    done = launchers('python').run(path, account=accounts.attacker)
     assert_only_naive_loses(launchers('python'), loot.exists(), done)
 
 
@@ -189,42 +191,42 @@ with open(sys.argv[1], 'r+b') as file, mmap.mmap(file.fileno(), 0) as memory:
 def test_script_that_others_can_write_to_does_not_run(launchers, script, accounts, loot, by):
     path = script('#' * 4000, 'cap_kill=i', mode=0o757 if by == 'mode' else 0o755)
     if by == 'ACL':
-        run('setfacl', '-m', f'u:{accounts.b.name}:rwx', path, check=True)
+        run('setfacl', '-m', f'u:{accounts.attacker.name}:rwx', path, check=True)
     # by a mapping, which leaves the mark; write(2) would not
-    run(PYTHON, '-c', MAP, path, f': > {loot};', account=accounts.b, check=True)
+    run(PYTHON, '-c', MAP, path, f': > {loot};', account=accounts.attacker, check=True)
     assert Caps.from_file(path) == Caps('cap_kill=i')
-    done = launchers('bash').run(path, account=accounts.b)
+    done = launchers('bash').run(path, account=accounts.attacker)
     assert_only_naive_loses(launchers('bash'), loot.exists(), done)
 
 
 def test_script_that_its_owner_alone_may_start_does_not_run(launchers, script, accounts, loot):
     path = script(f': > {loot}', 'cap_kill=i', mode=0o700)
-    done = launchers('bash').run(path, account=accounts.b)
+    done = launchers('bash').run(path, account=accounts.attacker)
     assert_only_naive_loses(launchers('bash'), loot.exists(), done)
 
 
-# Who can do what to a script or to a copy of it, and would keep its capability if the kernel let
-# him.
+# Who can do what to a script or to a copy of it, which would keep its capability if the kernel
+# were not there.
 ALTERATIONS = {
-    'append': ('a', 'echo : >> "$0"'),
-    'truncate': ('a', 'truncate -s -1 "$0"'),
-    'chown': ('a', 'chown "$(id -u)" "$0"'),
-    'copy': ('b', 'cp -a "$0" "$1"; chmod 755 "$1"'),
-    'archive': ('b', 'tar --xattrs -C "${0%/*}" -c script.py | tar --xattrs -xC "${1%/*}"'),
+    'append': ('owner', 'echo : >> "$0"'),
+    'truncate': ('owner', 'truncate -s -1 "$0"'),
+    'chown': ('owner', 'chown "$(id -u)" "$0"'),
+    'copy': ('attacker', 'cp -a "$0" "$1"; chmod 755 "$1"'),
+    'archive': ('attacker', 'tar --xattrs -C "${0%/*}" -c script.py | tar --xattrs -xC "${1%/*}"'),
 }
 
 
 @pytest.mark.parametrize(('who', 'how'), ALTERATIONS.values(), ids=ALTERATIONS)
 def test_altered_script_has_no_capability(launchers, script, accounts, den, who, how):
     launcher, path, copy = launchers('bash'), script(STATUS, 'cap_kill=i'), den / 'script.py'
-    assert permitted(launcher.run(path, account=accounts.b)) == CapSet('kill')
+    assert permitted(launcher.run(path, account=accounts.attacker)) == CapSet('kill')
     run('sh', '-c', how, path, copy, account=getattr(accounts, who))
     path = copy if copy.exists() else path
-    done = launcher.run(path, account=accounts.b)
+    done = launcher.run(path, account=accounts.attacker)
     assert not permitted(done)
     assert launcher.naive or done.returncode == 126
     Caps('cap_kill=i').apply(path)  # what the kernel took away
-    assert permitted(launcher.run(path, account=accounts.b)) == CapSet('kill')
+    assert permitted(launcher.run(path, account=accounts.attacker)) == CapSet('kill')
 
 
 @pytest.mark.parametrize('target', ['interpreter', 'launcher', 'itself'])
@@ -240,11 +242,11 @@ def test_launcher_and_interpreter_are_no_scripts(
     allowed = {} if launchers.args[0] == 'naive' else {'allow_root': True}
     launcher = make_launcher(launchers.args[0], program, scene / 'prefix', **allowed)
     path = script(f'cat {secret}', 'cap_kill=i', mode=0o700)
-    os.chown(secret, accounts.a.uid, 0)
+    os.chown(secret, accounts.owner.uid, 0)
     name = {'interpreter': program, 'launcher': launcher.path, 'itself': '/proc/self/exe'}[target]
     if linked:
         (den / 'link').symlink_to(name)
         name = den / 'link'
     commands = {'interpreter': ['cat', secret]}
-    done = launcher.run(name, *commands.get(target, [path]), account=accounts.b)
+    done = launcher.run(name, *commands.get(target, [path]), account=accounts.attacker)
     assert_only_naive_loses(launcher, secret.read_text() in done.stdout, done)

@@ -12,20 +12,23 @@ from support.launchers import make_launcher
 
 pytestmark = needs_root
 
-# How b comes to decide what the interpreter is.
+# How the attacker comes to decide what the interpreter is.
 REPLACEMENTS = {
-    'writable': (lambda path, b: path.chmod(0o757), ': > "$0"; cat > "$0"'),
-    "b's": (lambda path, b: os.chown(path, b.uid, b.gid), 'cat > "$0"'),
+    'writable': (lambda path, attacker: path.chmod(0o757), ': > "$0"; cat > "$0"'),
+    "the attacker's": (
+        lambda path, attacker: os.chown(path, attacker.uid, attacker.gid),
+        'cat > "$0"',
+    ),
     'in a writable directory': (
-        lambda path, b: path.parent.chmod(0o777),
+        lambda path, attacker: path.parent.chmod(0o777),
         'mv "$0" "$0-"; cat > "$0"; chmod 755 "$0"',
     ),
     'gone from a writable directory': (
-        lambda path, b: (path.unlink(), path.parent.chmod(0o777)),
+        lambda path, attacker: (path.unlink(), path.parent.chmod(0o777)),
         'cat > "$0"; chmod 755 "$0"',
     ),
     'below a writable directory': (
-        lambda path, b: path.parent.parent.chmod(0o777),
+        lambda path, attacker: path.parent.parent.chmod(0o777),
         'd="${0%/*}"; mv "$d" "$d-"; mkdir -m 755 "$d"; cat > "$0"; chmod 755 "$0"',
     ),
 }
@@ -42,11 +45,11 @@ def test_replaced_interpreter_does_not_run(
         part.chmod(0o755)
     launcher = make_launcher(launchers.args[0], program, scene / 'prefix')
     path = script('echo ran', 'cap_kill=i')
-    assert launcher.run(path, account=accounts.b).stdout == 'ran\n'
-    expose(program, accounts.b)
+    assert launcher.run(path, account=accounts.attacker).stdout == 'ran\n'
+    expose(program, accounts.attacker)
     planted = f'#!/bin/sh\n: > {loot}\n'
-    run('sh', '-c', replace, program, account=accounts.b, input=planted, check=True)
-    done = launcher.run(path, account=accounts.b)
+    run('sh', '-c', replace, program, account=accounts.attacker, input=planted, check=True)
+    done = launcher.run(path, account=accounts.attacker)
     assert_only_naive_loses(launcher, loot.exists(), done)
 
 
@@ -68,7 +71,7 @@ def test_launcher_that_others_can_write_to_does_not_run_what_they_wrote(
     nest.program('prog')
     path = script('echo ran', 'cap_kill=i')
     launcher.path.chmod(stat.S_IMODE(launcher.path.stat().st_mode) | 0o002)
-    run(PYTHON, '-c', PATCH, launcher.path, old, new, account=accounts.b, check=True)
+    run(PYTHON, '-c', PATCH, launcher.path, old, new, account=accounts.attacker, check=True)
     assert new.encode() in launcher.path.read_bytes()
-    done = launcher.run(path, account=accounts.b)
+    done = launcher.run(path, account=accounts.attacker)
     assert_only_naive_loses(launcher, nest.loot.exists(), done)

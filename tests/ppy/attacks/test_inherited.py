@@ -21,8 +21,8 @@ PR_SET_TIMERSLACK, PR_SET_CHILD_SUBREAPER, UNAME26 = 29, 36, 0x0020000
 
 def test_umask_does_not_let_others_write_what_a_script_makes(launchers, script, accounts, loot):
     path = script(f'echo true > {loot}', 'cap_kill=i')
-    launchers('bash').run(path, account=accounts.b, umask=0)
-    done = run('tee', '-a', loot, account=accounts.b, input='false')
+    launchers('bash').run(path, account=accounts.attacker, umask=0)
+    done = run('tee', '-a', loot, account=accounts.attacker, input='false')
     assert ('false' in loot.read_text()) == launchers('bash').naive, done
 
 
@@ -32,7 +32,7 @@ def test_closed_stream_does_not_become_a_file_of_the_owners(launchers, script, a
     path = script(f'{code}os.write({fd}, f"no such thing: {{sys.argv[2]}}".encode())', 'cap_kill=i')
     command = ['sh', '-c', f'exec "$@" {fd}>&-', 'sh', launchers('python').path, path, loot, 'x']
     # as root, since glibc opens what it finds closed when the naive launcher is started by another
-    done = run(*command, account=None if launchers('python').naive else accounts.b)
+    done = run(*command, account=None if launchers('python').naive else accounts.attacker)
     assert bool(loot.read_text()) == launchers('python').naive
     assert done.returncode == 0
 
@@ -102,7 +102,7 @@ DISTURBANCES = {
 @pytest.mark.parametrize(('prepare', 'code'), DISTURBANCES.values(), ids=DISTURBANCES)
 def test_process_of_the_caller_disturbs_nothing(launchers, script, accounts, loot, prepare, code):
     path = script(code.replace('LOOT', str(loot)), 'cap_kill=i')
-    done = launchers('python').run(path, account=accounts.b, preexec_fn=prepare)
+    done = launchers('python').run(path, account=accounts.attacker, preexec_fn=prepare)
     assert loot.exists() == launchers('python').naive, done
 
 
@@ -111,7 +111,7 @@ def test_clock_that_kills_disturbs_nothing(launchers, script, accounts, loot):
     if run('bash', '-c', look, preexec_fn=stop_the_clock).returncode == 0:
         pytest.skip('a clock kills on x86 alone, and not with every source of time')
     path = script(f': > {loot}; {look}; rm {loot}', 'cap_kill=i')
-    done = launchers('bash').run(path, account=accounts.b, preexec_fn=stop_the_clock)
+    done = launchers('bash').run(path, account=accounts.attacker, preexec_fn=stop_the_clock)
     assert (done.returncode == -signal.SIGSEGV) == launchers('bash').naive
     assert launchers('bash').naive or (done.returncode, loot.exists()) == (0, False)
 
@@ -130,10 +130,10 @@ def test_script_that_the_caller_ends_does_not_leave_its_memory(
 ):
     core = loot.parent / 'core'
     core.write_text('of the owner')  # the kernel removes what is in the way
-    os.chown(core, accounts.a.uid, accounts.a.gid)
+    os.chown(core, accounts.owner.uid, accounts.owner.gid)
     path = script('while :; do :; done', mark)
     done = launchers('bash').run(
-        path, account=accounts.b, cwd=loot.parent, preexec_fn=dump_everything
+        path, account=accounts.attacker, cwd=loot.parent, preexec_fn=dump_everything
     )
     assert done.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
     assert (core.read_bytes() != b'of the owner') == launchers('bash').naive
@@ -162,7 +162,7 @@ if libc.syscall(keyctl, search, session, b'user', b'token', 0) > 0:
 def test_keys_of_the_caller_are_not_found(launchers, script, accounts, loot):
     path = script(KEYS + FIND_KEY, 'cap_kill=i')
     plant = [PYTHON, '-c', KEYS + JOIN + PLANT_KEY, launchers('python').path]
-    done = run(*plant, path, loot, account=accounts.b)
+    done = run(*plant, path, loot, account=accounts.attacker)
     assert done.returncode == 0, done.stderr
     assert loot.exists() == launchers('python').naive
 
@@ -188,7 +188,17 @@ def test_keys_of_the_caller_are_not_found_when_the_owner_can_have_no_more(
     waiting = script('print("ready", flush=True)\ninput()', 'cap_kill=i', name='waiting.py')
     path = script(KEYS + FIND_KEY, 'cap_kill=i')
     code = KEYS + JOIN + EXHAUST
-    run(PYTHON, '-c', code, launcher.path, waiting, path, loot, account=accounts.b, check=True)
+    run(
+        PYTHON,
+        '-c',
+        code,
+        launcher.path,
+        waiting,
+        path,
+        loot,
+        account=accounts.attacker,
+        check=True,
+    )
     assert loot.exists() == launcher.naive
 
 
@@ -207,7 +217,7 @@ def test_script_gets_nothing_of_its_caller(
 ):
     os.chown(secret, 0, NOBODY_KNOWN.gid)
     secret.chmod(mode)
-    uid = 0 if caller == 'root' else accounts.b.uid
+    uid = 0 if caller == 'root' else accounts.attacker.uid
     fd = os.open(secret, os.O_RDONLY)
     try:
         options = {'user': uid, 'group': uid, 'extra_groups': []} | hand(fd)
@@ -221,7 +231,7 @@ def test_script_gets_nothing_of_its_caller(
 
 def test_child_of_a_script_has_no_capability(launchers, script, accounts):
     path = script('cat /proc/self/status', 'cap_dac_read_search=i')
-    done = launchers('bash').run(path, account=accounts.b)
+    done = launchers('bash').run(path, account=accounts.attacker)
     assert bool(permitted(done)) == launchers('bash').naive
     assert done.returncode == 0
 
@@ -240,10 +250,16 @@ SETS = "open('/proc/self/status').read().split('CapPrm:')[1].split()[0]"
 
 @pytest.mark.parametrize(('option', 'code'), HINDRANCES.values(), ids=HINDRANCES)
 def test_script_does_not_run_with_half_of_its_identity(launchers, script, accounts, option, code):
-    code = code.replace('CALLER', str(accounts.b.uid)).replace('PERMITTED', f'int({SETS}, 16)')
+    code = code.replace('CALLER', str(accounts.attacker.uid)).replace(
+        'PERMITTED', f'int({SETS}, 16)'
+    )
     path = script(f'import os\n{code}', 'cap_kill=i')
-    b = [f'--reuid={accounts.b.uid}', f'--regid={accounts.b.gid}', '--clear-groups']
-    done = run('setpriv', *b, option, launchers('python').path, path)
+    become = [
+        f'--reuid={accounts.attacker.uid}',
+        f'--regid={accounts.attacker.gid}',
+        '--clear-groups',
+    ]
+    done = run('setpriv', *become, option, launchers('python').path, path)
     assert ('True' in done.stdout) == launchers('python').naive
     assert launchers('python').naive or (done.returncode, done.stdout) == (126, '')
 
@@ -269,7 +285,7 @@ def test_limit_of_the_caller_leaves_all_or_nothing(launch_under, script, account
         resource.setrlimit(limit[0], (limit[1], limit[1]))
 
     try:
-        done = launch_under(mode, 'sh').run(path, account=accounts.b, preexec_fn=prepare)
+        done = launch_under(mode, 'sh').run(path, account=accounts.attacker, preexec_fn=prepare)
     except (OSError, subprocess.SubprocessError):
         return  # not even ppy could be started
     if done.stdout:  # how far the script gets is between it and the limit

@@ -29,7 +29,7 @@ class Log:
     account: Account
 
     def run(self, *command, **options):
-        """Run a command with that /dev as b."""
+        """Run a command with that /dev as the attacker."""
         become = ['setpriv', f'--reuid={self.account.uid}', f'--regid={self.account.gid}']
         enter = ['unshare', '-m', 'sh', '-c', 'mount --bind "$0" /dev && exec "$@"', self.path]
         return run(*enter, *become, '--clear-groups', *command, **options)
@@ -58,7 +58,7 @@ def log(request, launch_under, scene, accounts):
     path.mkdir()
     os.mknod(path / 'null', stat.S_IFCHR, os.makedev(1, 3))
     os.chmod(path / 'null', 0o666)
-    return Log(path, launch_under(request.param, 'sh'), accounts.b)
+    return Log(path, launch_under(request.param, 'sh'), accounts.attacker)
 
 
 on_a_dev_of_its_own = needs('cap_sys_admin', 'cap_mknod')
@@ -66,24 +66,26 @@ on_a_dev_of_its_own = needs('cap_sys_admin', 'cap_mknod')
 
 @on_a_dev_of_its_own
 def test_launch_is_one_line_in_the_log(log, script, accounts):
-    path, a, b = script('echo ran', 'cap_kill,cap_net_raw=i'), accounts.a, accounts.b
+    owner, attacker = accounts.owner, accounts.attacker
+    path = script('echo ran', 'cap_kill,cap_net_raw=i')
     done, lines = log.lines(path)
     assert done.stdout == 'ran\n'
-    line = f'<86>ppy: from uid {b.uid} gid {b.gid}: launch of {path} as uid {a.uid} gid {a.gid} '
-    assert lines == [line + 'with cap_kill,cap_net_raw=i']
+    line = f'<86>ppy: from uid {attacker.uid} gid {attacker.gid}: launch of {path} '
+    line += f'as uid {owner.uid} gid {owner.gid} with cap_kill,cap_net_raw=i'
+    assert lines == [line]
 
 
 @on_a_dev_of_its_own
 def test_refusal_is_one_line_in_the_log(log, script, accounts):
-    path, b = script('echo ran', None), accounts.b
+    path, attacker = script('echo ran', None), accounts.attacker
     done, lines = log.lines(path)
     assert (done.returncode, done.stdout) == (126, '')
     reason = done.stderr.removeprefix('ppy: ').removesuffix('\n')
     assert 'must be marked' in reason
-    assert lines == [f'<84>ppy: from uid {b.uid} gid {b.gid}: {reason}']
+    assert lines == [f'<84>ppy: from uid {attacker.uid} gid {attacker.gid}: {reason}']
 
 
-# How b starts ppy so that it may come to nothing before it has told the log.
+# How the attacker starts ppy so that it may come to nothing before it has told the log.
 SILENCE = {
     'broken': '{ sleep 0.1; exec "$@"; } 2>&1 >/dev/null | true',
     'full': '{ printf %65536s; exec "$@"; } 2>&1 | sleep 0.5',
@@ -107,7 +109,9 @@ def test_refusal_at_the_very_end_names_the_caller(log, script, accounts, scene):
     os.chmod(log.launcher.installed.capped, 0o600)
     _, lines = log.lines(script('echo ran', 'cap_kill=i'))
     assert [line[:4] for line in lines] == ['<86>', '<84>']
-    assert all(f'from uid {accounts.b.uid} gid {accounts.b.gid}:' in line for line in lines)
+    assert all(
+        f'from uid {accounts.attacker.uid} gid {accounts.attacker.gid}:' in line for line in lines
+    )
 
 
 # Start a program as an account, and before it opens the n-th descriptor leave it none, where the
@@ -166,7 +170,7 @@ def test_caller_keeps_no_launch_out_of_the_log_by_taking_its_descriptors(log, sc
     path, number, ended = script('echo ran', 'cap_kill=i'), 0, False
     log.account = Account('root', 0, 0)
     while not ended:
-        start = [PYTHON, '-c', DEPRIVE, accounts.b.uid, number]
+        start = [PYTHON, '-c', DEPRIVE, accounts.attacker.uid, number]
         done, lines = log.lines(path, *start)
         assert done.returncode == 0, done.stderr
         assert len(lines) == 1, f'at descriptor {number}'

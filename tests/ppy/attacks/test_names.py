@@ -32,11 +32,15 @@ def test_deleted_script_does_not_run_by_a_descriptor(
     if place == 'directory':
         path.parent.rmdir()
     holder = subprocess.Popen(
-        ['cat'], stdin=subprocess.PIPE, pass_fds=[fd], user=accounts.b.uid, group=accounts.b.gid
+        ['cat'],
+        stdin=subprocess.PIPE,
+        pass_fds=[fd],
+        user=accounts.attacker.uid,
+        group=accounts.attacker.gid,
     )
     try:
         name = name.format(pid=holder.pid, fd=fd)
-        done = launchers('bash').run(name, account=accounts.b, pass_fds=[fd], stdin=fd)
+        done = launchers('bash').run(name, account=accounts.attacker, pass_fds=[fd], stdin=fd)
     finally:
         os.close(fd)
         holder.stdin.close()
@@ -54,14 +58,14 @@ def test_script_in_another_mount_namespace_does_not_run_what_has_its_name_here(
         ['unshare', '-Urm', 'sh', '-c', bind, str(path), str(tool)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        user=accounts.b.uid,
-        group=accounts.b.gid,
+        user=accounts.attacker.uid,
+        group=accounts.attacker.gid,
     )
     try:
         assert holder.stdout.readline() == b'ready\n'
         cwd, code = f'/proc/{holder.pid}/root{scene}', f'open({str(loot)!r}, "w")'
         assert os.path.samefile(f'{cwd}/tool.py', path)
-        done = launchers('python').run('./tool.py', code, account=accounts.b, cwd=cwd)
+        done = launchers('python').run('./tool.py', code, account=accounts.attacker, cwd=cwd)
     finally:
         holder.communicate(timeout=10)
     assert_only_naive_loses(launchers('python'), loot.exists(), done)
@@ -73,14 +77,17 @@ def test_planted_virtual_environment_is_not_entered(launchers, script, accounts,
     nest.plant(f'{library()}/site-packages/planted.pth', code)
     planted = nest.plant('bin/python3', '')
     done = run(
-        planted, script('print("ran")'), account=accounts.b, executable=launchers('python').path
+        planted,
+        script('print("ran")'),
+        account=accounts.attacker,
+        executable=launchers('python').path,
     )
     assert nest.loot.exists() == launchers('python').naive
     assert done.stdout == 'ran\n'
 
 
 def test_over_long_path_overflows_nothing(launchers, accounts):
-    done = launchers('sh').run('x/' * 60_000, account=accounts.b)
+    done = launchers('sh').run('x/' * 60_000, account=accounts.attacker)
     assert_only_naive_loses(launchers('sh'), done.returncode < 0, done)
 
 
@@ -89,7 +96,7 @@ def test_no_arguments_do_not_let_the_environment_be_taken_for_them(launchers, sc
     code = 'import ctypes, sys; array = ctypes.c_char_p * 2\n'
     code += 'array = array(sys.argv[2].encode()), array()\n'
     code += 'ctypes.CDLL(None).execve(sys.argv[1].encode(), array[1], array[0])'
-    done = run(PYTHON, '-c', code, launchers('sh').path, path, account=accounts.b)
+    done = run(PYTHON, '-c', code, launchers('sh').path, path, account=accounts.attacker)
     # Linux 5.18 gives every program an argv[0]; without argv[1] the naive launcher crashes
     won = 'ran' in done.stdout or done.returncode < 0
     assert_only_naive_loses(launchers('sh'), won, done)
@@ -97,7 +104,7 @@ def test_no_arguments_do_not_let_the_environment_be_taken_for_them(launchers, sc
 
 @pytest.mark.parametrize('name', ['\x1b]0;x\x07\x1b[2J', '\n', '$(: > loot)', '; : > loot; '])
 def test_name_of_a_script_does_nothing_to_a_terminal_or_a_shell(launchers, accounts, loot, name):
-    done = launchers('sh').run(f'absent {name}', account=accounts.b)
+    done = launchers('sh').run(f'absent {name}', account=accounts.attacker)
     run('bash', '-c', done.stderr, cwd=loot.parent)  # pasted by root
     raw = re.search(r'[^ -~]', done.stderr.removesuffix('\n'))
     assert_only_naive_loses(launchers('sh'), bool(raw) or loot.exists(), done)
@@ -113,7 +120,7 @@ CLOSED = {
 }
 
 
-@pytest.mark.parametrize('owner', ['root', 'a'])
+@pytest.mark.parametrize('owner', ['root', 'owner'])
 @pytest.mark.parametrize('kind', ['file', 'script', 'directory'])
 @pytest.mark.parametrize('way', CLOSED.values(), ids=CLOSED)
 def test_caller_learns_nothing_of_closed_directories(
@@ -129,11 +136,11 @@ def test_caller_learns_nothing_of_closed_directories(
     for name in ('present', 'missing'):
         (nest.path / name).symlink_to(closed / name)
     nest.plant('here', '')
-    os.chown(closed, 0 if owner == 'root' else accounts.a.uid, 0)
+    os.chown(closed, 0 if owner == 'root' else accounts.owner.uid, 0)
     closed.chmod(0o700)
 
     def answer(name):
-        done = launchers('bash').run(way.format(name), account=accounts.b, cwd=scene)
+        done = launchers('bash').run(way.format(name), account=accounts.attacker, cwd=scene)
         return done.returncode, done.stdout, done.stderr.replace(name, 'NAME')
 
     assert (answer('present') != answer('missing')) == launchers('bash').naive

@@ -55,18 +55,18 @@ WAIT = 'echo ready; read -r line'
 
 
 def test_attempts_to_reach_a_process_succeed_with_ones_own(launchers, script, accounts):
-    path = script(WAIT, '=', owner=accounts.b)
-    assert reached(launchers('bash'), path, accounts.b) == EVERYTHING
+    path = script(WAIT, '=', owner=accounts.attacker)
+    assert reached(launchers('bash'), path, accounts.attacker) == EVERYTHING
 
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize(
     ('who', 'mark', 'could'),
     [
-        ('b', '=', set()),
-        ('b', 'cap_kill=i', set()),
-        ('a', '=', EVERYTHING),
-        ('a', 'cap_kill=i', {'kill', 'limit'}),
+        ('attacker', '=', set()),
+        ('attacker', 'cap_kill=i', set()),
+        ('owner', '=', EVERYTHING),
+        ('owner', 'cap_kill=i', {'kill', 'limit'}),
     ],
 )
 def test_script_is_open_only_to_whom_it_gives_nothing(
@@ -91,5 +91,5 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 def test_launcher_does_not_run_a_script_under_a_debugger(launchers, script, accounts):
     path = script('echo ran', 'cap_kill=i')
-    done = run(PYTHON, '-c', TRACE, launchers('sh').path, path, account=accounts.b)
+    done = run(PYTHON, '-c', TRACE, launchers('sh').path, path, account=accounts.attacker)
     assert_only_naive_loses(launchers('sh'), 'ran' in done.stdout, done)

@@ -1,7 +1,7 @@
-"""Races of b against launches: what is looked at is to be what runs, as long as he may try.
+"""Races of the attacker against launches: what is looked at is what runs, however often they try.
 
-b exchanges things in a tight loop while launches run.  The naive launcher must lose each race
-before its tries are over, and ppy must lose none.  CAPS_SOAK=1 makes ten times as many launches.
+The attacker exchanges things in a tight loop while launches run. The naive launcher must lose each
+race before its tries are over, and ppy none. CAPS_SOAK=1 makes ten times as many launches.
 """
 
 import re
@@ -16,7 +16,7 @@ pytestmark = needs_root
 LAUNCHES = 200 * SOAK
 NAIVE_LAUNCHES = 20_000  # it loses one of the first dozens
 
-# What b does until he is killed.
+# What the attacker does until it is killed.
 EXCHANGE = """
 import ctypes
 libc, here, exchange = ctypes.CDLL(None), -100, 2
@@ -32,8 +32,8 @@ while True:
 """
 REPLACE = RELINK.replace('symlink', 'link')
 
-# The directory in which b does it, how that is laid out, what he launches and whether that is
-# now and then a path to a's script that ppy has nothing against.
+# The directory in which that happens, how it is laid out, what is launched, and whether that is now
+# and then a path to the owner's script that ppy has nothing against.
 RACES = {
     'links are exchanged': (
         *('den', 'ln -s ../marked/script one; ln -s ../planted/script two'),
@@ -77,15 +77,20 @@ while [ $n -lt "$0" ] && ! [ -e "$1" ]; do $2; n=$((n + 1)); done 2>&1
 def test_race_is_lost_when(
     launchers, script, accounts, scene, den, loot, hard_links, place, lay, command, loop, launched
 ):
-    launcher, b = launchers('sh'), accounts.b
+    launcher, attacker = launchers('sh'), accounts.attacker
     for name, mode in {'open': 0o777, 'marked': 0o755, 'planted': 0o755}.items():
         (scene / name).mkdir()
         (scene / name).chmod(mode)
     script(f'#!{launcher.path}\necho marked\n', 'cap_kill=i', name='marked/script')
-    script(f': > {loot} && echo planted\n', None, name='planted/script', owner=b)
+    script(f': > {loot} && echo planted\n', None, name='planted/script', owner=attacker)
     run('sh', '-c', lay, cwd=scene / place, check=True)
 
-    options = {'cwd': scene / place, 'user': b.uid, 'group': b.gid, 'extra_groups': []}
+    options = {
+        'cwd': scene / place,
+        'user': attacker.uid,
+        'group': attacker.gid,
+        'extra_groups': [],
+    }
     tries = NAIVE_LAUNCHES if launcher.naive else LAUNCHES
     words = [str(tries), str(loot), command.format(launcher=launcher.path)]
     with subprocess.Popen(['/usr/bin/python3', '-c', loop], **options) as attacker:
