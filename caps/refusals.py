@@ -3,13 +3,18 @@
 Each function returns '' where no rule is broken.
 """
 
+import errno
+import os
+import stat
+
 from caps import _caps
 from caps.capset import ALL, CapSet
-from caps.text import parse_iab
+from caps.text import parse, parse_iab
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     Three = tuple[CapSet, CapSet, CapSet]
+    Place = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int
 
 
 def first_broken(*rules: tuple[str, CapSet, str]) -> str:
@@ -72,3 +77,65 @@ def of_iab(wanted: 'Three', now: 'Three', permitted: CapSet, *, no_raise: bool) 
             'it must be permitted and inheritable',
         ),
     )
+
+
+def of_file(error: OSError, file: 'Place', *, write: bool) -> str:
+    """Why the capabilities of a file cannot be read or written; see xattr(7).
+
+    error: what the system call said.
+    file: its path or descriptor.
+    """
+    number = error.errno
+    if number == errno.EINVAL:
+        return _invalid(file, write)
+    if number == errno.EPERM and write:
+        return _not_permitted(file)
+    if number == errno.ENOENT and isinstance(file, int):
+        return f'/proc is needed for descriptor {file}, which is a path only (O_PATH)'
+    return {
+        errno.ENODATA: 'the file has no capabilities',
+        errno.EOPNOTSUPP: 'the file system stores no capabilities',
+        errno.EOVERFLOW: 'the capabilities are for a user namespace that this one does not see',
+    }.get(number or 0, error.strerror or os.strerror(number or 0))
+
+
+def _invalid(file: 'Place', write: bool) -> str:
+    try:
+        info = os.stat(file)
+        if write and not isinstance(file, int) and os.path.islink(file):
+            return 'not a regular file but a symbolic link: name the file that it leads to'
+    except OSError as error:
+        return error.strerror or ''
+    if not stat.S_ISREG(info.st_mode):
+        return 'not a regular file'
+    if not write:
+        return 'its security.capability attribute is malformed'
+    if _is_initial('uid') or any(start == 0 for start, _ in _mapped('uid')):
+        return 'the mount is idmapped without root, or the file system takes no such attribute'
+    return 'this user namespace has no user 0, whom file capabilities are for (user_namespaces(7))'
+
+
+def _not_permitted(file: 'Place') -> str:
+    if not parse(_caps.get_process(0))['e'] & CapSet('cap_setfcap').mask:
+        return 'cap_setfcap must be effective'
+    info = os.stat(file)
+    for kind, number in ('uid', info.st_uid), ('gid', info.st_gid):
+        # An id without a mapping is shown as the overflow id.
+        if not _is_initial(kind) and not any(s <= number < s + n for s, n in _mapped(kind)):
+            who = 'owner' if kind == 'uid' else 'group'
+            return f'the {who} of the file is not in this user namespace (user_namespaces(7))'
+    return 'the file is immutable (chattr(1)), or a security module forbids it'
+
+
+def _mapped(kind: str) -> list[tuple[int, int]]:
+    """The ids that exist in the user namespace, as their start and count."""
+    try:
+        with open(f'/proc/self/{kind}_map') as file:
+            rows = [line.split() for line in file]
+    except OSError:
+        return [(0, 2**32 - 1)]
+    return [(int(start), int(count)) for start, _, count in rows]
+
+
+def _is_initial(kind: str) -> bool:
+    return _mapped(kind) == [(0, 2**32 - 1)]

@@ -9,16 +9,15 @@ from caps.text import parse, written
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, Protocol, TypeVar
+    from typing import Protocol
 
     from caps.capset import Members
 
     class HasFileno(Protocol):
         def fileno(self) -> int: ...
 
-    Result = TypeVar('Result')
-    File = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int | HasFileno
+    Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+    File = Path | int | HasFileno
 
 
 class Member:
@@ -153,7 +152,10 @@ class Caps(State):
         Raises OSError with the file's name, EINVAL where it is not a regular file or its
         security.capability attribute is malformed; see cap_get_file(3).
         """
-        text, root_id = _on_file(file, _caps.get_file)
+        try:
+            text, root_id = _caps.get_file(_place(file))
+        except OSError as error:
+            raise _file_error(error, file) from None
         self = cls(text or '', root_id=root_id)
         self.marked = text is not None
         return self
@@ -165,7 +167,7 @@ class Caps(State):
         file: as for `apply`.
         Raises OSError with the file's name, ENODATA where it has none; see cap_set_file(3).
         """
-        _on_file(file, lambda fd: _caps.set_file(fd, None, 0), write=True)
+        _change(file, None, 0)
 
     def apply(self, file: 'File | None' = None, *, all_threads: bool = False) -> 'Caps':
         """Make this the state of the calling thread, or the capabilities of a file.
@@ -189,8 +191,7 @@ class Caps(State):
                 f'a file has its effective set empty or equal to permitted and inheritable '
                 f'together, {both}; it cannot be {str(self.effective)!r}'
             )
-        text, root_id = str(self), self.root_id
-        _on_file(file, lambda fd: _caps.set_file(fd, text, root_id), write=True)
+        _change(file, str(self), self.root_id)
         return self
 
     def activate(self, *names: str | int) -> 'Caps':
@@ -288,46 +289,52 @@ class Caps(State):
         return refusals.of_capset(self._three, now._three)
 
 
-def _on_file(file: 'File', call: 'Callable[[int], Result]', *, write: bool = False) -> 'Result':
-    """`call` with a descriptor of `file`; its OSError names the file and the reason."""
+def _place(file: 'File') -> 'Path | int':
+    return file if isinstance(file, (str, int, bytes, os.PathLike)) else file.fileno()
+
+
+def _change(file: 'File', text: str | None, root_id: int) -> None:
+    """Mark a file, or remove its mark where there is no text, through one judged descriptor."""
     opened = -1
-    name: Any = file
     try:
-        if isinstance(file, int):
-            fd = file
-        elif isinstance(file, (str, bytes, os.PathLike)):
-            # O_PATH opens what cannot be read and has no effect on a FIFO or a device.
-            link = os.O_NOFOLLOW if write else 0
-            fd = opened = os.open(file, os.O_PATH | os.O_CLOEXEC | link)
-            if write and stat.S_ISREG(os.fstat(fd).st_mode):
-                fd = os.open(f'/proc/self/fd/{opened}', os.O_RDONLY | os.O_CLOEXEC)
-                os.close(opened)
-                opened = fd
-        else:
-            fd, name = file.fileno(), getattr(file, 'name', None)
-        return call(fd)
+        place = _place(file)
+        if not isinstance(place, int):
+            opened = _open(place)
+        _caps.set_file(place if isinstance(place, int) else opened, text, root_id)
     except OSError as error:
-        if error.errno is None:  # a file object without a descriptor
-            raise
-        raise OSError(error.errno, _reason(error, write, file), name) from None
+        raise _file_error(error, file, write=True) from None
     finally:
         if opened >= 0:
             os.close(opened)
 
 
-def _reason(error: OSError, write: bool, file: 'File') -> str:
+def _open(path: 'Path') -> int:
+    """A descriptor of a regular file, of which nothing else is opened, be it exchanged for it."""
     import errno
 
-    if error.errno == errno.EINVAL and isinstance(file, (str, bytes, os.PathLike)):
-        if write and os.path.islink(file):
-            return 'not a regular file but a symbolic link: name the file that it leads to'
-        if os.path.exists(file) and not os.path.isfile(file):
-            return 'not a regular file'
-    if error.errno == errno.EPERM and write:
-        return 'cap_setfcap must be effective, and the file not immutable'
-    return {
-        errno.EINVAL: 'not a regular file, or its security.capability attribute is malformed',
-        errno.ENODATA: 'the file has no capabilities',
-        errno.EOPNOTSUPP: 'the file system stores no capabilities',
-        errno.EOVERFLOW: 'the capabilities are for a user namespace that this one does not see',
-    }.get(error.errno or 0, str(error.strerror))
+    place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        info = os.fstat(place)
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, 'not a regular file')
+        try:
+            fd = os.open(f'/proc/self/fd/{place}', os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # no /proc
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            fd = os.open(path, flags)
+        if not os.path.samestat(os.fstat(fd), info):
+            os.close(fd)
+            raise OSError(errno.ESTALE, 'exchanged while it was looked at')
+        return fd
+    finally:
+        os.close(place)
+
+
+def _file_error(error: OSError, file: 'File', *, write: bool = False) -> OSError:
+    if error.errno is None:  # a file object without a descriptor
+        return error
+    from caps import refusals
+
+    place = _place(file)
+    name = place if place is file else getattr(file, 'name', None)
+    return OSError(error.errno, refusals.of_file(error, place, write=write), name)

@@ -58,20 +58,52 @@ static PyObject *set_process(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(get_file_doc, "get_file(fd, /)\n--\n\n"
-			   "The text and root id of an open file's capabilities; the text is None "
-			   "where it has none. Wraps cap_get_file(3).");
+/* One system call where there are capabilities; only the lack of them asks what kind of file it
+   is. A descriptor opened with O_PATH is read by its name in /proc. */
+static cap_t read_file(const char *path, int fd)
+{
+	struct stat st;
+	errno = 0;
+	cap_t caps = path ? cap_get_file(path) : cap_get_fd(fd);
+	if (!caps && !path && errno == EBADF)
+		return caps_get_fd(fd);
+	if (!caps && errno == 0) /* libcap's answer to a malformed attribute */
+		errno = EINVAL;
+	if (!caps && (errno == ENODATA || errno == EOPNOTSUPP)) {
+		int failed = path ? stat(path, &st) : fstat(fd, &st);
+		if (!failed)
+			errno = S_ISREG(st.st_mode) ? ENODATA : EINVAL;
+	}
+	return caps;
+}
 
-static PyObject *get_file(PyObject *module, PyObject *args)
+PyDoc_STRVAR(get_file_doc, "get_file(file, /)\n--\n\n"
+			   "The text and root id of the capabilities of a file, by path or "
+			   "descriptor; the text is None where it has none. Wraps cap_get_file(3) "
+			   "and cap_get_fd(3).");
+
+static PyObject *get_file(PyObject *module, PyObject *file)
 {
 	(void)module;
-	int fd;
-	if (!PyArg_ParseTuple(args, "i:get_file", &fd))
+	PyObject *path = NULL;
+	long fd = -1;
+	if (PyLong_Check(file)) {
+		fd = PyLong_AsLong(file);
+		if (fd == -1 && PyErr_Occurred())
+			return NULL;
+		if (fd != (int)fd)
+			return PyErr_Format(PyExc_OverflowError, "%ld is no descriptor", fd);
+	} else if (!PyUnicode_FSConverter(file, &path)) {
 		return NULL;
+	}
+	const char *name = path ? PyBytes_AsString(path) : NULL;
 	CAPS_OWNED cap_t caps = NULL;
 	Py_BEGIN_ALLOW_THREADS
-	caps = caps_get_fd(fd);
+	caps = read_file(name, (int)fd);
 	Py_END_ALLOW_THREADS
+	int kept = errno;
+	Py_XDECREF(path);
+	errno = kept;
 	if (!caps && errno == ENODATA)
 		return Py_BuildValue("(Oi)", Py_None, 0);
 	if (!caps)
@@ -191,7 +223,7 @@ static PyObject *max_bits(PyObject *module, PyObject *unused)
 static PyMethodDef methods[] = {
     FUNCTION(get_process, METH_VARARGS),
     FUNCTION(set_process, METH_VARARGS),
-    FUNCTION(get_file, METH_VARARGS),
+    FUNCTION(get_file, METH_O),
     FUNCTION(set_file, METH_VARARGS),
     FUNCTION(get_iab, METH_VARARGS),
     FUNCTION(canonical, METH_VARARGS),

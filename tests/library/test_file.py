@@ -562,8 +562,66 @@ except OSError as error:
     'code', ["Caps('cap_kill=p').apply(sys.argv[1])", 'Caps.remove(sys.argv[1])']
 )
 def test_writing_without_the_capability_says_which(program, code):
-    reason = 'cap_setfcap must be effective, and the file not immutable'
+    reason = 'cap_setfcap must be effective'
     assert unprivileged(code, program) == f'PermissionError {errno.EPERM} {program} {reason}\n'
+
+
+TRY = """
+import os, sys
+from caps import Caps
+try:
+    Caps('cap_kill=p').apply(sys.argv[1])
+    print(Caps.from_file(sys.argv[1]))
+    Caps.remove(sys.argv[1])
+    print(Caps.from_file(sys.argv[1]).marked)
+    Caps.from_file(os.open(sys.argv[1], os.O_PATH))
+    print('read by O_PATH')
+except OSError as error:
+    print(error.errno, error.strerror)
+"""
+
+
+@needs('cap_linux_immutable', 'cap_setfcap')
+def test_immutable_file_is_called_so(program):
+    run('chattr', '+i', program, check=True)
+    try:
+        printed = python(TRY, program)
+    finally:
+        run('chattr', '-i', program, check=True)
+    assert printed.startswith(f'{errno.EPERM} the file is immutable (chattr(1))')
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ('options', 'owner', 'reason'),
+    [
+        (['-r'], 0, ''),
+        (['-r'], 1, 'the owner of the file is not in this user namespace (user_namespaces(7))'),
+        (
+            ['--map-user=5', '--map-group=5', '--keep-caps'], 0,
+            'this user namespace has no user 0, whom file capabilities are for '
+            '(user_namespaces(7))',
+        ),
+    ],
+    ids=['root of it', 'unmapped owner', 'no root in it'],
+)  # fmt: skip
+def test_user_namespace_says_what_is_in_the_way(program, options, owner, reason):
+    os.chown(program, owner, owner)
+    program.chmod(0o777)
+    done = run('unshare', '--user', *options, sys.executable, '-c', TRY, program)
+    assert done.returncode == 0, done.stderr
+    if reason:
+        assert done.stdout.partition(' ')[2] == f'{reason}\n'
+    else:
+        assert done.stdout == 'cap_kill=p\nFalse\nread by O_PATH\n'
+
+
+@needs('cap_setfcap', 'cap_sys_admin')
+def test_without_proc_what_needs_none_works_and_the_rest_says_so(program):
+    hide = 'umount --lazy /proc && exec "$0" "$@"'
+    done = run('unshare', '--mount', 'sh', '-c', hide, sys.executable, '-c', TRY, program)
+    reason = 'is needed for descriptor 3, which is a path only (O_PATH)'
+    assert done.stdout == f'cap_kill=p\nFalse\n{errno.ENOENT} /proc {reason}\n', done.stderr
 
 
 @marking

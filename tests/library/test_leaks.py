@@ -113,7 +113,7 @@ REFUSED = {
     '_caps.canonical_iab': ["_caps.canonical_iab('x')", '_caps.canonical_iab()'],
     '_caps.find_in': ["_caps.find_in(b'/absent', 0)", "_caps.find_in(b'x' * 5000, 0)",
                       "_caps.find_in('/', 0)", '_caps.find_in(closed.encode(), -1)'],
-    '_caps.get_file': ['_caps.get_file(-1)', '_caps.get_file(None)'],
+    '_caps.get_file': ['_caps.get_file(-1)', '_caps.get_file(None)', "_caps.get_file('/absent')"],
     '_caps.get_iab': ['_caps.get_iab(2**22 + 1)', '_caps.get_iab(2**31)'],
     '_caps.get_process': ['_caps.get_process(2**22 + 1)', "_caps.get_process('1')"],
     '_caps.names': ['_caps.names(1)'],
