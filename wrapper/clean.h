@@ -2,16 +2,27 @@
 #ifndef CLEAN_H
 #define CLEAN_H
 
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <linux/keyctl.h>
 #include <pwd.h>
 #include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/types.h>
+#include <unistd.h>
 
+#include "message.h"
 #include "walk.h"
 
 /* Nothing but 0, 1 and 2 goes on, each open for what it is for: where the caller closed one, the

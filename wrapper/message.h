@@ -6,14 +6,14 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
-
-#include "capstate.h"
 
 #ifndef CHECK_ONLY
 #define CHECK_ONLY 0

@@ -2,24 +2,38 @@
    other privilege. main() reads from top to bottom, all looking is done as the caller, and what
    is not exactly as it must be ends in must() or refuse(). With -DCHECK_ONLY it is ppy-check. */
 #define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <linux/securebits.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/capability.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
+#include "capstate.h"
 #include "clean.h"
+#include "message.h"
+#include "walk.h"
 
 enum { FILE_BITS = 64 }; /* what a security.capability attribute can name */
 
-/* The installer fills this in its copy of ppy; volatile, because the compiler sees it empty. */
+/* The installer finds this in its copy of ppy and fills it in; volatile, because the compiler sees
+   it empty. */
 static const volatile struct {
 	char magic[16];
 	uint32_t allow_root;
 	char capped[PATH_MAX];
 	char original[PATH_MAX];
-} record = {.magic = {"caps-ppy-record1"}};
+} record = {
+    .magic = {'c', 'a', 'p', 's', '-', 'p', 'p', 'y', '-', 'r', 'e', 'c', 'o', 'r', 'd', '1'}};
 
 static char capped[PATH_MAX];	/* the copy of the interpreter that carries capabilities */
 static char original[PATH_MAX]; /* the interpreter as the script is to see it */

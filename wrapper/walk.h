@@ -2,8 +2,17 @@
 #ifndef WALK_H
 #define WALK_H
 
+#include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
 
+#include "capstate.h"
 #include "message.h"
 
 /* The path by which the kernel knows an open file, which is the one that is checked and run. */

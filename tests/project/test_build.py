@@ -34,6 +34,15 @@ def test_the_extension_and_the_launcher_are_built(build, tmp_path):
     assert len([name for name in built if name.startswith('_caps.') and name.endswith('.so')]) == 1
 
 
+@pytest.mark.parametrize('name', sorted(path.name for path in (ROOT / 'wrapper').glob('*.h')))
+def test_each_header_of_the_launcher_includes_what_it_uses(tmp_path, name):
+    source = tmp_path / 'alone.c'
+    source.write_text(f'#define _GNU_SOURCE\n#include "{name}"\n')
+    flags = ['-std=gnu11', '-Wall', '-Wextra', '-Werror', '-Wno-unused-function', '-fsyntax-only']
+    result = run('gcc', *flags, '-I', ROOT / 'ext', '-I', ROOT / 'wrapper', source)
+    assert result.returncode == 0, result.stderr
+
+
 def refused(result, tmp_path):
     """Nothing was built, and the last line says why: returns it."""
     assert result.returncode != 0
