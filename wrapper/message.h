@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -26,17 +27,20 @@ static uid_t caller;
 static gid_t caller_group;
 
 static bool failed; /* in ppy-check, which goes on to the next check */
-static char message[8 * PATH_MAX + 1024];
+static char message[16 * PATH_MAX];
 
-/* A name as a shell reads it back, so that none can fool the terminal or the admin's paste. */
+/* A name as a shell reads it back, so that none can fool the terminal or the admin's paste. The
+   last two results stay. */
 static const char *quote(const char *name)
 {
 	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 				    "0123456789_./+,:=@%-";
-	static char quoted[4 * PATH_MAX + 4];
+	static char results[2][4 * PATH_MAX + 4];
+	static bool is_second;
 	if (*name && !name[strspn(name, plain)])
 		return name;
-	char *end = stpcpy(quoted, "$'");
+	is_second = !is_second;
+	char *quoted = results[is_second], *end = stpcpy(quoted, "$'");
 	for (size_t n = 0; name[n] && n < PATH_MAX; n++)
 		end +=
 		    sprintf(end, strchr(plain, name[n]) ? "%c" : "\\x%02x", (unsigned char)name[n]);
@@ -72,19 +76,27 @@ static void print_message(int fd, const char *prefix)
 		failed = true;
 }
 
-/* A rule is what must hold of the subject; a mend is the command that makes it hold, and takes
-   the subject as its argument where it ends in a space. */
-static void compose(const char *subject, const char *rule, const char *mend)
+/* What makes a rule hold: a command to paste, or a sentence where no single command does. */
+__attribute__((format(printf, 1, 2))) static const char *fix_by(const char *format, ...)
 {
-	const char *name = quote(subject);
-	const char *argument = mend && mend[strlen(mend) - 1] == ' ' ? name : "";
-	snprintf(message, sizeof message, "%s: %s%s%s%s", name, rule, mend ? "; mend: " : "",
-		 mend ? mend : "", argument);
+	static char fix[10 * PATH_MAX];
+	va_list arguments;
+	va_start(arguments, format);
+	vsnprintf(fix, sizeof fix, format, arguments);
+	va_end(arguments);
+	return fix;
 }
 
-static _Noreturn void refuse(int status, const char *subject, const char *rule, const char *mend)
+/* A rule is what must hold of the subject. Where nothing can be advised, there is no fix. */
+static void compose(const char *subject, const char *rule, const char *fix)
 {
-	compose(subject, rule, mend);
+	snprintf(message, sizeof message, "%s: %s%s%s", quote(subject), rule, fix ? "; fix: " : "",
+		 fix ? fix : "");
+}
+
+static _Noreturn void refuse(int status, const char *subject, const char *rule, const char *fix)
+{
+	compose(subject, rule, fix);
 	if (!CHECK_ONLY) { /* first, since the caller's standard error may be the end of ppy */
 		if (log_socket < 0) {
 			close(0); /* a place that no limit denies */
@@ -101,14 +113,14 @@ static _Noreturn void refuse_errno(const char *subject)
 	refuse(REFUSED, subject, strerror(errno), NULL);
 }
 
-static void must(bool holds, const char *subject, const char *rule, const char *mend)
+static void must(bool holds, const char *subject, const char *rule, const char *fix)
 {
 	if (!CHECK_ONLY && !holds)
-		refuse(REFUSED, subject, rule, mend);
+		refuse(REFUSED, subject, rule, fix);
 	if (!CHECK_ONLY)
 		return;
 	failed |= !holds;
-	compose(subject, rule, holds ? NULL : mend);
+	compose(subject, rule, holds ? NULL : fix);
 	print_message(1, holds ? "ok      " : "REFUSED ");
 }
 

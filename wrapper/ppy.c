@@ -38,8 +38,8 @@ static const volatile struct {
 static char capped[PATH_MAX];	/* the copy of the interpreter that carries capabilities */
 static char original[PATH_MAX]; /* the interpreter as the script is to see it */
 
-static const char install[] = "caps ppy install";
-static char inspect[5 * PATH_MAX] = "caps ppy status"; /* which says how to install it again */
+static char chosen[5 * PATH_MAX]; /* the options by which caps ppy finds this installation */
+static char inspect[sizeof chosen + 32] = "caps ppy status"; /* says how to install it again */
 static const cap_value_t own[] = {CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_DAC_OVERRIDE};
 static const cap_value_t open_capped = CAP_DAC_OVERRIDE; /* none but root may execute the copy */
 enum { OWN = sizeof own / sizeof *own };
@@ -61,11 +61,12 @@ static void name_installation(void)
 	char *name = cut(prefix, '/'), *libexec = cut(prefix, '/');
 	if (!name || !cut(name, '-') || !libexec || strcmp(libexec, "libexec") != 0)
 		return;
-	char *end = inspect + strlen(inspect);
+	char *end = chosen;
 	if (strcmp(prefix, "/usr/local") != 0)
 		end += sprintf(end, " --prefix %s", quote(*prefix ? prefix : "/"));
 	if (strcmp(name, "ppy") != 0)
 		sprintf(end, " --name %s", quote(name));
+	strcat(inspect, chosen);
 }
 
 static void read_record(void)
@@ -75,7 +76,7 @@ static void read_record(void)
 	for (int n = 0; n < PATH_MAX - 1 && record.original[n]; n++)
 		original[n] = record.original[n];
 	if (capped[0] != '/' || original[0] != '/')
-		refuse(REFUSED, "ppy", "must have been installed", install);
+		refuse(REFUSED, "ppy", "must have been installed", "caps ppy install");
 	name_installation();
 }
 
@@ -83,10 +84,16 @@ static const char *check_arguments(int argc, char **argv)
 {
 	if (argc < 2 || !*argv[1] || *argv[1] == '-')
 		refuse(REFUSED, "usage",
-		       CHECK_ONLY ? "ppy-check SCRIPT" : "ppy SCRIPT [ARGUMENT]...", "man ppy");
+		       CHECK_ONLY ? "ppy-check SCRIPT" : "ppy SCRIPT [ARGUMENT]...", NULL);
 	if (strlen(argv[1]) >= PATH_MAX)
 		refuse(REFUSED, "the script's path", strerror(ENAMETOOLONG), NULL);
 	return argv[1];
+}
+
+static bool is_setuid(int fd)
+{
+	struct stat st;
+	return fstat(fd, &st) == 0 && st.st_uid == 0 && st.st_mode & S_ISUID;
 }
 
 static bool has(cap_t caps, cap_flag_t set, cap_value_t cap)
@@ -95,16 +102,29 @@ static bool has(cap_t caps, cap_flag_t set, cap_value_t cap)
 	return cap_get_flag(caps, cap, set, &value) == 0 && value == CAP_SET;
 }
 
-static bool on_nosuid_mount(int fd)
+static bool on_mount(int fd, unsigned long flag)
 {
 	struct statvfs mount;
-	return fstatvfs(fd, &mount) < 0 || mount.f_flag & ST_NOSUID;
+	return fstatvfs(fd, &mount) < 0 || mount.f_flag & flag;
 }
 
-static void must_have(bool holds, cap_value_t cap, const char *rule, const char *mend)
+/* What a mark has in one of its sets, as inheritable. */
+static cap_t as_inheritable(cap_t mark, cap_flag_t set)
+{
+	cap_t caps = cap_init();
+	if (!caps)
+		refuse_errno("cap_init(3)");
+	for (cap_value_t cap = 0; mark && cap < FILE_BITS; cap++)
+		if (has(mark, set, cap) &&
+		    cap_set_flag(caps, CAP_INHERITABLE, 1, &cap, CAP_SET) < 0)
+			refuse_errno("cap_set_flag(3)");
+	return caps;
+}
+
+static void must_have(bool holds, cap_value_t cap, const char *rule, const char *fix)
 {
 	CAPS_OWNED char *name = cap_to_name(cap);
-	must(holds, name ? name : "a capability", rule, mend);
+	must(holds, name ? name : "a capability", rule, fix);
 }
 
 /* ppy's own program: for ppy-check the one beside it. */
@@ -129,11 +149,9 @@ static cap_t own_state(void)
 	if (!CHECK_ONLY)
 		return cap_get_proc();
 	char path[PATH_MAX];
-	struct stat st;
 	CAPS_OPEN int fd = open_ppy(path);
 	cap_t caps = caps_get_fd(fd);
-	if (!caps && (caps = cap_init()) && fstat(fd, &st) == 0 && st.st_uid == 0 &&
-	    st.st_mode & S_ISUID)
+	if (!caps && (caps = cap_init()) && is_setuid(fd))
 		cap_set_flag(caps, CAP_PERMITTED, OWN, own, CAP_SET);
 	return caps;
 }
@@ -177,23 +195,46 @@ static int open_script(const char *name)
 	long denied = syscall(SYS_faccessat2, fd, "", X_OK, AT_EMPTY_PATH);
 	if (denied && errno != EACCES)
 		refuse_errno("faccessat2(2)");
-	must(!denied, name, "must be executable for its caller, and not on a noexec mount",
-	     "chmod a+x ");
+	must(!on_mount(fd, ST_NOEXEC), name, "must not be on a noexec mount (mount(8))", NULL);
+	must(!denied, name, "must be executable for its caller", "ask its owner for that right");
 	return fd;
 }
 
-static cap_t read_mark(int fd, const char *path, const char *rule, const char *mend)
+static cap_t read_mark(int fd, const char *path, const char *rule, const char *fix)
 {
 	cap_t mark = caps_get_fd(fd);
 	bool is_marked = mark || errno != ENODATA;
 	if (!mark && is_marked)
 		refuse_errno(path);
-	must(is_marked, path, rule, mend);
+	must(is_marked, path, rule, fix);
 	if (!mark && !(mark = cap_init())) /* only ppy-check goes on without one */
 		refuse_errno("cap_init(3)");
 	must(cap_get_nsowner(mark) == 0, path,
-	     "must not have capabilities of a user namespace (a root id)", mend);
+	     "must not have capabilities of a user namespace (a root id)", fix);
 	return mark;
+}
+
+static bool is_empty(cap_t caps, cap_flag_t set)
+{
+	for (cap_value_t cap = 0; cap < FILE_BITS; cap++)
+		if (has(caps, set, cap))
+			return false;
+	return true;
+}
+
+static const char *fix_for_sets(cap_t mark, const char *path)
+{
+	CAPS_OWNED cap_t meant = as_inheritable(mark, CAP_PERMITTED);
+	CAPS_OWNED char *text = cap_to_text(meant, NULL);
+	return fix_by("setcap %s %s", quote(text ? text : "CAPABILITIES=i"), quote(path));
+}
+
+/* A script that is marked as programs are, as permitted, would be given nothing. */
+static void check_sets(cap_t mark, const char *path)
+{
+	must(!is_empty(mark, CAP_INHERITABLE) || is_empty(mark, CAP_PERMITTED), path,
+	     "must be marked with inheritable capabilities (=i), not with permitted ones",
+	     fix_for_sets(mark, path));
 }
 
 static cap_t check_script(int fd, const char *path, struct stat *st)
@@ -203,14 +244,16 @@ static cap_t check_script(int fd, const char *path, struct stat *st)
 	if (!S_ISREG(st->st_mode))
 		refuse(REFUSED, path, "must be a regular file", NULL);
 	must(!writable_by_others(st), path, "must not be writable by group or others",
-	     "chmod go-w ");
-	must(!on_nosuid_mount(fd), path, "must not be on a nosuid mount (mount(8))", NULL);
+	     fix_by("chmod go-w %s", quote(path)));
+	must(!on_mount(fd, ST_NOSUID), path, "must not be on a nosuid mount (mount(8))", NULL);
 	cap_t mark = read_mark(fd, path, "must be marked with the capabilities it may have",
-			       "setcap CAPABILITIES=i ");
+			       fix_by("setcap CAPABILITIES=i %s", quote(path)));
 	must(record.allow_root || (st->st_uid && st->st_gid), path,
 	     "must have an owner and a group other than root, and then be marked anew",
-	     "chown USER:GROUP ");
-	walk_to(path, st->st_uid, st);
+	     fix_by("chown USER:GROUP %s", quote(path)));
+	const struct way way = {st->st_uid, "must be owned by root or the script's owner",
+				"move the script, for example to /srv"};
+	walk_to(path, &way, st);
 	return mark;
 }
 
@@ -232,12 +275,27 @@ static void check_program(int fd, const char *name, const struct stat *script)
 	locate(fd, name, path);
 	must(S_ISREG(st.st_mode) && st.st_uid == 0, path, "must be a file that root owns", inspect);
 	must(!writable_by_others(&st), path, "must not be writable by group or others",
-	     "chmod go-w ");
+	     fix_by("chmod go-w %s", quote(path)));
 	must(st.st_dev != script->st_dev || st.st_ino != script->st_ino, path,
 	     "must not itself be the script", NULL);
-	walk_to(path, 0, &st);
+	const struct way way = {0, "must be owned by root", inspect};
+	walk_to(path, &way, &st);
 	if (strcmp(name, path) != 0) /* a link, by which a virtual environment is found */
-		walk_to(name, 0, NULL);
+		walk_to(name, &way, NULL);
+}
+
+/* The installation as it is, but for a mark's capabilities beside those that scripts may have. */
+static const char *fix_for_grant(cap_t grant, cap_t mark, bool is_setuid)
+{
+	char allowed[FILE_BITS * 32] = "", *end = allowed;
+	for (cap_value_t cap = 0; cap < cap_max_bits(); cap++) {
+		CAPS_OWNED char *name = cap_to_name(cap);
+		if (name && (has(grant, CAP_INHERITABLE, cap) || has(mark, CAP_INHERITABLE, cap)))
+			end += sprintf(end, "%s%s", end == allowed ? "" : ",", name);
+	}
+	return fix_by("caps ppy install --interpreter %s%s%s%s --allow %s", quote(original), chosen,
+		      is_setuid ? " --setuid" : "", record.allow_root ? " --allow-root" : "",
+		      allowed);
 }
 
 static void check_programs(const struct stat *script, cap_t mark)
@@ -247,33 +305,31 @@ static void check_programs(const struct stat *script, cap_t mark)
 	char path[PATH_MAX];
 	CAPS_OPEN int ppy = open_ppy(path);
 	check_program(ppy, path, script);
-	must(!on_nosuid_mount(ppy), path, suid_rule, inspect);
+	must(!on_mount(ppy, ST_NOSUID), path, suid_rule, inspect);
 	CAPS_OPEN int seen = open(original, O_PATH | O_CLOEXEC);
 	check_program(seen, original, script);
 	CAPS_OPEN int run = open(capped, O_PATH | O_CLOEXEC);
 	check_program(run, capped, script);
-	must(!on_nosuid_mount(run), capped, suid_rule, inspect);
+	must(!on_mount(run, ST_NOSUID), capped, suid_rule, inspect);
 	CAPS_OWNED cap_t grant = read_mark(run, capped, mark_rule, inspect);
 	for (cap_value_t cap = 0; cap < FILE_BITS; cap++) {
 		if (has(grant, CAP_PERMITTED, cap) || has(grant, CAP_EFFECTIVE, cap))
 			refuse(REFUSED, capped, mark_rule, inspect);
+		bool is_given = has(grant, CAP_INHERITABLE, cap);
 		if (has(mark, CAP_INHERITABLE, cap))
-			must_have(has(grant, CAP_INHERITABLE, cap), cap,
-				  "must be among those that ppy was installed to give", inspect);
+			must_have(is_given, cap,
+				  "must be among those that ppy was installed to give",
+				  is_given ? NULL : fix_for_grant(grant, mark, is_setuid(ppy)));
 	}
 }
 
 /* Effective and permitted become `held`, inheritable becomes the mark's (none without one). */
 static cap_t new_state(const cap_value_t *held, int count, cap_t mark)
 {
-	cap_t caps = cap_init();
-	if (!caps || cap_set_flag(caps, CAP_PERMITTED, count, held, CAP_SET) < 0 ||
+	cap_t caps = as_inheritable(mark, CAP_INHERITABLE);
+	if (cap_set_flag(caps, CAP_PERMITTED, count, held, CAP_SET) < 0 ||
 	    cap_set_flag(caps, CAP_EFFECTIVE, count, held, CAP_SET) < 0)
-		refuse_errno("cap_init(3)");
-	for (cap_value_t cap = 0; mark && cap < FILE_BITS; cap++)
-		if (has(mark, CAP_INHERITABLE, cap) &&
-		    cap_set_flag(caps, CAP_INHERITABLE, 1, &cap, CAP_SET) < 0)
-			refuse_errno("cap_set_flag(3)");
+		refuse_errno("cap_set_flag(3)");
 	return caps;
 }
 
@@ -369,6 +425,7 @@ int main(int argc, char **argv)
 	CAPS_OWNED cap_t mark = check_script(fd, path, &script);
 	check_bounding(mark);
 	check_programs(&script, mark);
+	check_sets(mark, path);
 	if (CHECK_ONLY)
 		return failed ? REFUSED : 0;
 	clean_environment(script.st_uid);

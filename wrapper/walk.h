@@ -43,24 +43,26 @@ static bool is_closed(const struct stat *st, bool is_last)
 	return !writable_by_others(st) || (st->st_mode & S_ISVTX && !is_last);
 }
 
-static void check_directory(int fd, const char *path, uid_t owner, bool is_last)
+/* Who may own the directories on the way to a file besides root, in words too, and what helps
+   where a directory is somebody's home or is meant to be open. */
+struct way {
+	uid_t owner;
+	const char *rule, *fix;
+};
+
+static void check_directory(int fd, const char *path, const struct way *way, bool is_last)
 {
 	struct stat st;
 	if (fstat(fd, &st) < 0)
 		refuse_errno(path);
-	must(is_theirs(&st, owner), path,
-	     owner ? "must be owned by root or the script's owner, or the file lie elsewhere"
-		   : "must be owned by root",
-	     "chown root ");
 	bool is_sticky = st.st_mode & S_ISVTX; /* such as /tmp, which is to stay open */
-	must(is_closed(&st, is_last), path,
-	     is_sticky ? "must not be writable by group or others, or the file lie elsewhere"
-		       : "must not be writable by group or others",
-	     is_sticky ? NULL : "chmod go-w ");
+	must(is_theirs(&st, way->owner), path, way->rule, way->fix);
+	must(is_closed(&st, is_last), path, "must not be writable by group or others",
+	     is_sticky ? way->fix : fix_by("chmod go-w %s", quote(path)));
 }
 
 /* Every directory is opened in the one checked before it, so none can be exchanged meanwhile. */
-static void walk_to(const char *path, uid_t owner, const struct stat *expected)
+static void walk_to(const char *path, const struct way *way, const struct stat *expected)
 {
 	char walked[PATH_MAX];
 	strcpy(walked, path);
@@ -68,7 +70,7 @@ static void walk_to(const char *path, uid_t owner, const struct stat *expected)
 	int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		refuse_errno("/");
-	check_directory(fd, "/", owner, !strchr(name, '/'));
+	check_directory(fd, "/", way, !strchr(name, '/'));
 	for (char *slash; (slash = strchr(name, '/')); name = slash + 1) {
 		*slash = '\0';
 		int next = openat(fd, name, O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC);
@@ -76,7 +78,7 @@ static void walk_to(const char *path, uid_t owner, const struct stat *expected)
 			refuse_errno(walked);
 		close(fd);
 		fd = next;
-		check_directory(fd, walked, owner, !strchr(slash + 1, '/'));
+		check_directory(fd, walked, way, !strchr(slash + 1, '/'));
 		*slash = '/';
 	}
 	struct stat found;

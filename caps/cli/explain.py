@@ -65,7 +65,7 @@ SHAPE: dict[str, object] = {
     'process': {'pid': 'int', 'name': 'str', **MOMENT},
     'ppy | null': {
         'path': 'str',
-        'checks': [{'holds': 'bool', 'text': 'str', 'mend': 'str | null'}],
+        'checks': [{'holds': 'bool', 'text': 'str', 'fix': 'str | null'}],
     },
     'steps': [
         {
@@ -120,7 +120,7 @@ def document(explanation: Explanation) -> Document:
         and {
             'path': launcher.path,
             'checks': [
-                {'holds': check.holds, 'text': check.text, 'mend': check.mend}
+                {'holds': check.holds, 'text': check.text, 'fix': check.fix}
                 for check in explanation.checks
             ],
         },

@@ -31,7 +31,7 @@ def advice_on(
     for check in checks:
         if not check.holds:
             text = f'ppy refuses, since this does not hold: {check.text}'
-            yield Advice('ppy-check', text, check.mend)
+            yield Advice('ppy-check', text, check.fix)
     for member in executable.chain:
         yield from _on_marks(member)
     step = steps[-1]

@@ -60,8 +60,8 @@ def checks_of(
     said = []
     for line in os.fsdecode(done.stdout + done.stderr).splitlines():
         verdict, _, rest = line.partition(' ')
-        text, _, mend = rest.strip().partition('; mend: ')
-        said.append(Check(verdict == 'ok', text, mend or None))
+        text, _, fix = rest.strip().partition('; fix: ')
+        said.append(Check(verdict == 'ok', text, fix or None))
     yield from said
     if not said or (done.returncode and all(check.holds for check in said)):
         yield Check(False, f'{program}: must say what holds, and not end with {done.returncode}')

@@ -14,7 +14,7 @@ class Check:
 
     holds: bool
     text: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 @dataclass(frozen=True)

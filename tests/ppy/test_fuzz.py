@@ -166,6 +166,12 @@ class Launch:
         magic, *words = struct.unpack(f'<{len(self.stored) // 4}I', self.stored)
         return words[1] | words[3] << 32, words[4] if magic >> 24 == 3 else 0
 
+    @property
+    def permitted(self):
+        """What the kernel's mark has as permitted."""
+        _, *words = struct.unpack(f'<{len(self.stored) // 4}I', self.stored)
+        return words[0] | words[2] << 32
+
 
 def bits(rng):
     """A capability set, of the kinds that make a difference."""
@@ -351,7 +357,10 @@ def may_launch(launch):
     marked = root_id == 0 and not given & ~(allowed & bounding)
     free = not (launch.no_new_privs or launch.securebits & (1 | 4 | 0xAAAA_AAAA))
     closed = not script.mode & 0o022
-    return bool(marked and free and executable and reachable and tidy and closed and not dash)
+    meant = given or not launch.permitted  # marked as programs are, it would get nothing
+    return bool(
+        marked and meant and free and executable and reachable and tidy and closed and not dash
+    )
 
 
 def may_fail(launch):
@@ -658,10 +667,11 @@ def test_the_naive_launcher_breaks_the_promise_in_every_way(attempt, scene, syst
 MUTANTS = {
     'unmarked': ('refused', [('must(is_marked, path', 'must(true, path')]),
     'root id': ('refused', [('cap_get_nsowner(mark) == 0', 'true')]),
-    'given': ('refused', [('has(grant, CAP_INHERITABLE, cap), cap', 'true, cap')]),
+    'given': ('refused', [('is_given = has(grant, CAP_INHERITABLE, cap)', 'is_given = true')]),
+    'permitted': ('refused', [('is_empty(mark, CAP_PERMITTED)', 'true')]),
     'writable': ('refused', [('st_mode & (S_IWGRP | S_IWOTH)', 'st_mode & 0')]),
     'sticky': ('refused', [('S_ISVTX && !is_last', 'S_ISVTX')]),
-    'directories': ('refused', [('must(is_theirs(&st, owner)', 'must(true')]),
+    'directories': ('refused', [('must(is_theirs(&st, way->owner)', 'must(true')]),
     'owner root': ('refused', [('st->st_uid && st->st_gid', 'true')]),
     'not executable': ('refused', [('must(!denied,', 'must(true,')]),
     "not the caller's view": ('refused', [('\tact_as_caller();', '')]),
@@ -676,7 +686,7 @@ MUTANTS = {
     'escape': ('message', [('"\\\\x%02x", (unsigned char)', '"%c", ')]),
     'sets': (
         'Prm is',
-        [('(has(mark, CAP_INHERITABLE, cap) &&', '(has(mark, CAP_PERMITTED, cap) &&')],
+        [('as_inheritable(mark, CAP_INHERITABLE)', 'as_inheritable(mark, CAP_PERMITTED)')],
     ),
     'groups': (
         'groups are',

@@ -38,7 +38,6 @@ MARKS = {
     'permitted too': ('cap_net_raw=ip', 'net_raw'),
     'effective too': ('cap_net_raw=eip', 'net_raw'),
     'others permitted': ('cap_net_raw=i cap_kill+p', 'net_raw'),
-    'none inheritable': ('cap_kill=ep', ''),
 }
 
 

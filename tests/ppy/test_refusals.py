@@ -1,4 +1,4 @@
-"""Every refusal of ppy, in both installation modes: what it says, that nothing ran, what mends it.
+"""Every refusal of ppy, in both installation modes: what it says, that nothing ran, what fixes it.
 
 Each test launches the same scene without the defect too, so that none passes for another reason.
 """
@@ -31,11 +31,11 @@ def assert_launched(done):
 
 
 def assert_refused(done, saying, status=126):
-    """Nothing ran, and one line says why; returns the command in it that mends."""
+    """Nothing ran, and one line says why; returns what fixes that, as it says."""
     assert (done.returncode, done.stdout) == (status, '')
     assert re.fullmatch(r'ppy: [ -~]+\n', done.stderr)
     assert saying in done.stderr
-    return done.stderr.rstrip('\n').partition('; mend: ')[2]
+    return done.stderr.rstrip('\n').partition('; fix: ')[2]
 
 
 @dataclass
@@ -88,6 +88,7 @@ def do(path, accounts):
 
     def command(text, **variables):
         text = text.replace('CAPABILITIES', 'cap_kill').replace('USER:GROUP', '$OWNER:$OWNER')
+        text = re.sub('^caps ', f'{sys.executable} -m caps ', text)
         names = {'OWNER': accounts.owner.name, 'ATTACKER': accounts.attacker.name}
         done = run('bash', '-ec', text, cwd=path.parent, env=os.environ | names | variables)
         assert done.returncode == 0, done.stderr
@@ -124,25 +125,22 @@ WRITABLE = 'must not be writable by group or others'
 NOT_ROOT = 'script: must have an owner and a group other than root'
 OWNED = "must be owned by root or the script's owner"
 
-# What is done to a script, and what ppy says then, once for each command that mends it.
+# What is done to a script, and what ppy says then, once for each command that fixes it.
 SCRIPTS = {
     'setcap -r script': ['script: must be marked'],
+    'setcap cap_kill=ep script': ['script: must be marked with inheritable capabilities (=i)'],
+    'setcap cap_kill,cap_setuid=p script': ['script: must be marked with inheritable'],
     f'setcap -n 1000 {MARK[7:]}': ['script: must not have capabilities of a user namespace'],
     f'chown 0 script; {MARK}': [NOT_ROOT, 'script: must be marked'],
     f'chgrp 0 script; {MARK}': [NOT_ROOT, 'script: must be marked'],
-    'chmod a-x script': ['script: must be executable'],
-    'chmod 700 script': ['script: must be executable'],
     'chmod g+w script': [f'lower/script: {WRITABLE}'],
     'chmod o+w script': [f'lower/script: {WRITABLE}'],
     'setfacl -m u:$ATTACKER:rwx script': [f'lower/script: {WRITABLE}'],
     'chmod g+w .': [f'upper/lower: {WRITABLE}'],
     'chmod o+w .': [f'upper/lower: {WRITABLE}'],
     'setfacl -m u:$ATTACKER:rwx .': [f'upper/lower: {WRITABLE}'],
-    'chown $ATTACKER .': [f'upper/lower: {OWNED}'],
     'chmod g+w ..': [f'/upper: {WRITABLE}'],
     'chmod o+w ..': [f'/upper: {WRITABLE}'],
-    'chown $ATTACKER ..': [f'/upper: {OWNED}'],
-    'chmod 1777 ..; chown $ATTACKER ..': [f'/upper: {OWNED}'],
 }
 
 
@@ -155,12 +153,28 @@ def test_script_is_refused_after(ppy, path, do, spoil, sayings):
     assert_launched(ppy.run(path))
 
 
-def test_nobody_is_told_to_close_a_sticky_directory(ppy, path, do):
-    """Which may be /tmp."""
-    do('chmod 1777 .')
-    assert not assert_refused(ppy.run(path), f'/lower: {WRITABLE}, or the file lie elsewhere')
-    do(f'mkdir elsewhere; mv script elsewhere; cd elsewhere; chmod 755 .; {MARK}')
-    assert_launched(ppy.run(path.parent / 'elsewhere/script'))
+# Directories that are to stay as they are: somebody's home, /tmp.
+ELSEWHERE = {
+    'chown $ATTACKER .': f'upper/lower: {OWNED}',
+    'chown $ATTACKER ..': f'/upper: {OWNED}',
+    'chmod 1777 ..; chown $ATTACKER ..': f'/upper: {OWNED}',
+    'chmod 1777 .': f'upper/lower: {WRITABLE}',
+}
+
+
+@pytest.mark.parametrize(('spoil', 'saying'), ELSEWHERE.items(), ids=ELSEWHERE)
+def test_script_in_the_wrong_place_is_to_be_moved(ppy, path, do, scene, spoil, saying):
+    do(spoil)
+    assert assert_refused(ppy.run(path), saying) == 'move the script, for example to /srv'
+    do('mkdir -m 755 ../../elsewhere; mv script ../../elsewhere')
+    assert_launched(ppy.run(scene / 'elsewhere/script'))
+
+
+@pytest.mark.parametrize('spoil', ['chmod a-x script', 'chmod 700 script'])
+def test_nobody_is_told_to_open_a_script_to_everyone(ppy, path, do, spoil):
+    do(spoil)
+    saying = 'script: must be executable for its caller'
+    assert assert_refused(ppy.run(path), saying) == 'ask its owner for that right'
 
 
 ACCEPTED = [
@@ -184,7 +198,7 @@ def test_refusal_is_one_line_whose_command_can_be_pasted(ppy, script, do):
 @needs('cap_sys_admin')
 @pytest.mark.parametrize(
     ('option', 'saying'),
-    [('nosuid', 'must not be on a nosuid mount'), ('noexec', 'must be executable')],
+    [('nosuid', 'must not be on a nosuid mount'), ('noexec', 'must not be on a noexec mount')],
 )
 def test_script_on_a_mount_that_runs_no_such_file_is_refused(ppy, path, option, saying):
     with remounted(path.parent, 'suid,exec'):
@@ -320,7 +334,6 @@ DAMAGE = {
     'chmod g+w $ORIGINAL': f'programs/shell: {WRITABLE}',
     'chmod o+w ${ORIGINAL%/*}': f'/programs: {WRITABLE}',
     'chmod o+w ${LINK%/*}': f'/links: {WRITABLE}',
-    'chown $OWNER ${ORIGINAL%/*}': '/programs: must be owned by root; ',
     'rm $COPY': '/shell: No such file',
     'chmod a-x $COPY': '/shell: Permission denied',
     'chmod g+w $COPY': f'/shell: {WRITABLE}',
@@ -336,6 +349,7 @@ DAMAGE = {
     'cp $PPY $PPY-; chmod 755 $PPY-; mv $PPY- $PPY': 'must have been given to ppy',
 }
 IRREPARABLE = {
+    'chown $OWNER ${ORIGINAL%/*}': '/programs: must be owned by root; ',
     'rm $ORIGINAL': 'links/shell: No such file',
     'rm $LINK': 'links/shell: No such file',
     'chown $OWNER $ORIGINAL': f'programs/shell: {ROOTS}',
@@ -348,7 +362,7 @@ def inspecting(ppy):
 
 
 def damaged(ppy, path, do, damage, saying):
-    """Damage a sound ppy, and return the command that it says mends it."""
+    """Damage a sound ppy, and return what it says fixes it."""
     assert_launched(ppy.run(path))
     it = ppy.installed
     original = os.path.realpath(it.original)
@@ -359,8 +373,8 @@ def damaged(ppy, path, do, damage, saying):
 @pytest.mark.parametrize(('damage', 'saying'), DAMAGE.items(), ids=DAMAGE)
 def test_installation_is_refused_after(reinstall, path, do, damage, saying):
     ppy = reinstall()
-    mend = damaged(ppy, path, do, damage, saying)
-    reinstall() if mend == inspecting(ppy) else do(mend)
+    fix = damaged(ppy, path, do, damage, saying)
+    reinstall() if fix == inspecting(ppy) else do(fix)
     assert_launched(ppy.run(path))
 
 
@@ -375,10 +389,10 @@ def test_interpreter_is_refused_after(reinstall, path, do, damage, saying):
 @pytest.mark.parametrize('name', ['ppy-x', "x '-y\n"])
 def test_the_installation_to_look_at_is_named(reinstall, path, do, name):
     ppy = reinstall(name=name)
-    mend = damaged(ppy, path, do, 'rm "$COPY"', ': No such file')
+    fix = damaged(ppy, path, do, 'rm "$COPY"', ': No such file')
     found = status(ppy.installed.prefix, name)
     assert name in shlex.split(found.command)
-    said = run('bash', '-c', mend.replace('caps', f'{sys.executable} -m caps', 1) + ' --json')
+    said = run('bash', '-c', fix.replace('caps', f'{sys.executable} -m caps', 1) + ' --json')
     assert (said.returncode, json.loads(said.stdout)['problems']) == (1, found.problems)
 
 
@@ -390,7 +404,8 @@ STICKY = {
 
 @pytest.mark.parametrize(('damage', 'saying'), STICKY.items(), ids=STICKY)
 def test_installation_in_a_sticky_directory_is_refused(reinstall, path, do, damage, saying):
-    assert damaged(reinstall(), path, do, damage, saying) == ''
+    ppy = reinstall()
+    assert damaged(ppy, path, do, damage, saying) == inspecting(ppy)
 
 
 def test_ppy_of_another_account_is_refused(reinstall, path, do):
@@ -424,14 +439,19 @@ def test_ppy_that_was_not_installed_is_refused(ppy, path, scene, accounts, privi
     assert assert_refused(done, 'ppy: must have been installed') == 'caps ppy install'
 
 
-def test_capability_that_ppy_may_not_give_is_refused(reinstall, path):
-    ppy = reinstall(allow='kill,chown')
+@pytest.mark.parametrize('options', [{}, {'allow_root': True}], ids=['', 'allow root'])
+def test_capability_that_ppy_may_not_give_is_refused(reinstall, path, do, options):
+    ppy = reinstall(allow='kill,chown', **options)
     assert_launched(ppy.run(path))
     Caps('cap_kill,cap_net_raw=i').apply(path)
-    done = ppy.run(path)
-    assert assert_refused(done, 'cap_net_raw: must be among those') == inspecting(ppy)
-    reinstall(allow='kill,net_raw')
+    fix = assert_refused(ppy.run(path), 'cap_net_raw: must be among those')
+    assert fix.endswith(' --allow cap_chown,cap_kill,cap_net_raw')
+    before = status(ppy.installed.prefix)
+    do(fix)
     assert_launched(ppy.run(path))
+    after = status(ppy.installed.prefix)
+    changed = {name for name in vars(before) if vars(before)[name] != vars(after)[name]}
+    assert changed == {'capped', 'allowed'}
 
 
 def test_capability_that_the_kernel_does_not_know_is_refused(ppy, path):
