@@ -2,6 +2,7 @@ import os
 
 File = int | str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
+MAX_THREADS: int
 CAPSET: int
 CAPSET_VERSION: int
 KEYCTL: int

@@ -35,12 +35,21 @@ def run_calls(steps: 'Sequence[Step]', all_threads: bool) -> None:
             reason += f' in thread {names}, while all others were changed'
         elif done:
             reason += f', after {done} in this thread only'
+    elif count and number == errno.EBUSY:
+        reason = (
+            f'nothing was changed: thread {names} works for io_uring with the privilege that '
+            'made the ring, and cannot be changed; close the ring first, or make it afterwards'
+        )
     elif count:
         reason = f'nothing was changed: no answer from thread {names}'
-    elif number == errno.EBUSY:
-        reason = 'nothing was changed: no real-time signal is left to ask other threads by'
     else:
-        reason = f'nothing was changed: reading /proc/self/task: {os.strerror(number)}'
+        reasons = {
+            errno.EBUSY: 'no real-time signal is left to ask other threads by',
+            errno.EAGAIN: 'the limit of pending signals (ulimit -i) leaves none to ask by',
+            errno.E2BIG: f'there are more than {_caps.MAX_THREADS} other threads',
+        }
+        reading = f'reading /proc/self/task: {os.strerror(number)}'
+        reason = f'nothing was changed: {reasons.get(number, reading)}'
     raise OSError(number, reason)
 
 

@@ -83,6 +83,7 @@ int add_call_constants(PyObject *module)
 		const char *name;
 		long value;
 	} constants[] = {
+	    {"MAX_THREADS", MAX_THREADS},
 	    {"CAPSET", SYS_capset},
 	    {"CAPSET_VERSION", _LINUX_CAPABILITY_VERSION_3},
 	    {"KEYCTL", SYS_keyctl},

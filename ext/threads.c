@@ -19,7 +19,6 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_THREADS = 16384 };
 /* Seconds without a newcomer after which a round is given up; they make two and a half in all. */
 static const double FIRST_ROUND = 0.004, LAST_ROUND = 0.256;
 enum { ASKED, CAME, DONE, GONE };
@@ -28,11 +27,14 @@ enum { OPEN, COMMITTED, CANCELLED };
 static struct slot {
 	pid_t tid;
 	atomic_int state;
-	int scan; /* the last one that saw the thread */
+	int asked_in, seen_in; /* numbers of scans */
+	bool is_worker;
 	int error, call;
 } slots[MAX_THREADS];
 static int used, scans;
-static unsigned long stopped; /* threads that the last scan found so */
+static struct { /* how many threads the last scan found so */
+	unsigned long stopped, waiting, refused, workers;
+} seen;
 
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 static atomic_int decision;
@@ -85,10 +87,10 @@ static int claim_signal(void)
 	return 0;
 }
 
-/* The first thread stays listed as a zombie when it has ended; others are gone at once. */
-static bool is_zombie(int tasks, const char *tid)
+/* The state letter of a thread and the kernel's flags of it, see proc(5); false if it is gone. */
+static bool read_stat(int tasks, const char *tid, char *state, unsigned long *flags)
 {
-	char path[32], stat[64];
+	char path[32], stat[256];
 	ssize_t length = -1;
 	int fd = openat(tasks, strcat(strncpy(path, tid, 16), "/stat"), O_RDONLY | O_CLOEXEC);
 	if (fd >= 0) {
@@ -96,8 +98,31 @@ static bool is_zombie(int tasks, const char *tid)
 		close(fd);
 	}
 	stat[length > 0 ? length : 0] = '\0';
-	const char *name_end = strrchr(stat, ')');
-	return name_end && name_end[2] == 'Z';
+	const char *field = strrchr(stat, ')');
+	if (!field || field[1] != ' ')
+		return false;
+	*state = field[2];
+	for (int spaces = 0; field && spaces < 7; spaces++)
+		field = strchr(field + 1, ' ');
+	*flags = field ? strtoul(field, NULL, 10) : 0;
+	return true;
+}
+
+/* The first thread stays listed as a zombie when it has ended; others are gone at once. */
+static bool is_zombie(int tasks, const char *tid)
+{
+	char state;
+	unsigned long flags;
+	return read_stat(tasks, tid, &state, &flags) && state == 'Z';
+}
+
+/* A thread of io_uring's is the kernel's: it takes no signal, and keeps who made the ring. */
+static bool is_io_worker(int tasks, const char *tid)
+{
+	const unsigned long PF_IO_WORKER = 0x10;
+	char state;
+	unsigned long flags;
+	return read_stat(tasks, tid, &state, &flags) && flags & PF_IO_WORKER;
 }
 
 static void ask(int n, pid_t tid, int signal)
@@ -107,31 +132,41 @@ static void ask(int n, pid_t tid, int signal)
 	info.si_uid = getuid();
 	info.si_value.sival_int = n;
 	slots[n].tid = tid;
+	slots[n].asked_in = scans;
+	slots[n].is_worker = false;
 	atomic_store(&slots[n].state, ASKED);
-	if (syscall(SYS_rt_tgsigqueueinfo, getpid(), tid, signal, &info) < 0 && errno == ESRCH)
+	int failed = syscall(SYS_rt_tgsigqueueinfo, getpid(), tid, signal, &info) ? errno : 0;
+	if (failed)
 		atomic_store(&slots[n].state, GONE);
+	seen.refused += failed == EAGAIN;
+	seen.waiting += !failed;
 }
 
-/* Looks at one listed thread, and asks it if it was not asked before; true if it is stopped. */
-static bool meet(int tasks, const char *name, pid_t self, int signal)
+/* Looks at one listed thread, and asks it if it was not asked before. */
+static void meet(int tasks, const char *name, pid_t self, int signal)
 {
 	pid_t tid = (pid_t)strtol(name, NULL, 10);
-	if (tid == self || (tid == getpid() && is_zombie(tasks, name)))
-		return true;
+	if (tid == self || (tid == getpid() && is_zombie(tasks, name))) {
+		seen.stopped++;
+		return;
+	}
 	if (tid <= 0)
-		return false;
+		return;
 	int n = 0;
 	while (n < used && slots[n].tid != tid)
 		n++;
 	if (n == MAX_THREADS)
-		return false;
+		return;
 	bool is_new = n == used;
 	used += is_new;
-	slots[n].scan = scans;
+	slots[n].seen_in = scans;
 	int state = is_new ? GONE : atomic_load(&slots[n].state);
 	if (state == GONE)
 		ask(n, tid, signal);
-	return state == CAME;
+	seen.stopped += state == CAME;
+	seen.waiting += state == ASKED;
+	if (state == ASKED && slots[n].asked_in == scans - 1)
+		seen.workers += slots[n].is_worker = is_io_worker(tasks, name);
 }
 
 /* 0 if all threads are stopped, ETIMEDOUT while they are not. The listing leaves some out where
@@ -148,19 +183,26 @@ static int ask_all(pid_t self, int signal)
 	int tasks = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (tasks < 0)
 		return errno;
+	struct stat directory;
+	int error = fstat(tasks, &directory) == 0 ? 0 : errno;
+	if (!error && directory.st_nlink > 2 + 1 + MAX_THREADS)
+		error = E2BIG;
+	memset(&seen, 0, sizeof seen);
 	scans++;
-	stopped = 0;
-	long length;
-	while ((length = syscall(SYS_getdents64, tasks, entries, sizeof entries)) > 0)
+	long length = 0;
+	while (!error && (length = syscall(SYS_getdents64, tasks, entries, sizeof entries)) > 0)
 		for (long at = 0; at < length;) {
 			const struct entry *entry = (const struct entry *)(entries + at);
-			stopped += meet(tasks, entry->name, self, signal);
+			meet(tasks, entry->name, self, signal);
 			at += entry->length;
 		}
-	struct stat directory;
-	bool complete = fstat(tasks, &directory) == 0 && directory.st_nlink == 2 + stopped;
+	bool complete = fstat(tasks, &directory) == 0 && directory.st_nlink == 2 + seen.stopped;
 	close(tasks);
-	return complete ? 0 : ETIMEDOUT;
+	if (error || complete)
+		return error;
+	if (seen.workers)
+		return EBUSY;
+	return seen.refused && !seen.waiting ? EAGAIN : ETIMEDOUT;
 }
 
 static void pause_for(long nanoseconds)
@@ -184,13 +226,14 @@ static void note(struct outcome *outcome, int error, int call, pid_t tid)
 	outcome->count++;
 }
 
-/* Gives up on those who did not come; those who did wait for the decision. */
+/* Withdraws the requests that nobody answered, and notes the living threads that did not, or only
+   those of io_uring's if they are the reason. */
 static void withdraw(int error, struct outcome *outcome)
 {
 	for (int n = 0; n < used; n++) {
 		int asked = ASKED;
 		if (atomic_compare_exchange_strong(&slots[n].state, &asked, GONE) &&
-		    slots[n].scan == scans)
+		    slots[n].seen_in == scans && (error != EBUSY || slots[n].is_worker))
 			note(outcome, error, -1, slots[n].tid);
 	}
 	outcome->error = error;
@@ -249,8 +292,8 @@ static int stop_others(pid_t self)
 		double end = now() + round;
 		do { /* once at least, however long this thread was kept from it */
 			error = ask_all(self, signal);
-			if (stopped > most) {
-				most = stopped;
+			if (seen.stopped > most) {
+				most = seen.stopped;
 				end = now() + round;
 			}
 			if (error == ETIMEDOUT)
@@ -273,8 +316,8 @@ struct outcome threads_call(const struct call *calls, int count, bool everywhere
 	int failing = 0, error = everywhere ? stop_others(self) : 0;
 	if (error)
 		withdraw(error, &outcome);
-	else if ((outcome.error = make_calls(&failing)) != 0)
-		note(&outcome, outcome.error, failing, self);
+	if (!error && (error = make_calls(&failing)) != 0)
+		note(&outcome, error, failing, self);
 	decide(outcome.error ? CANCELLED : COMMITTED, &outcome);
 	unlock();
 	return outcome;

@@ -10,11 +10,12 @@ struct call {
 	unsigned long arguments[5];
 };
 
-enum { THREADS_NAMED = 16 };
+enum { MAX_THREADS = 16384, THREADS_NAMED = 16 };
 
 /* What went wrong, if error is not 0. Where call is -1 nothing was changed: the `count` threads
-   (the first of them in `threads`) did not answer, or with a count of 0 none could be asked;
-   else that call failed on those threads. */
+   (the first of them in `threads`) did not answer, or with EBUSY never will, as io_uring's; with
+   a count of 0 none could be asked: EBUSY for want of a signal, EAGAIN of room in the queue of
+   signals, E2BIG for more than MAX_THREADS. Else that call failed on those threads. */
 struct outcome {
 	int error;
 	int call;

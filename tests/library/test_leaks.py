@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sys
-import sysconfig
 from inspect import getattr_static
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 import caps
 from caps import _caps
 from support import CHILDREN, ROOT, SOAK, needs, needs_root, run
-from support.sources import compile_c, plant
+from support.sources import extension_with
 
 pytestmark = [
     needs_root,
@@ -194,13 +193,8 @@ PLANTED = {
 
 @pytest.mark.parametrize(('file', 'old', 'new', 'name'), PLANTED.values(), ids=PLANTED)
 def test_what_is_planted_is_found(file, old, new, name, measure, tmp_path):
-    sources = plant(tmp_path / 'planted', file, old, new)
-    without = shutil.ignore_patterns('*.so', '__py*')
-    package = shutil.copytree(ROOT / 'caps', tmp_path / 'with/caps', ignore=without)
-    extension = package / f'_caps{sysconfig.get_config_var("EXT_SUFFIX")}'
-    options = ['-shared', '-fPIC', '-I', sysconfig.get_path('include')]
-    compile_c('cc', extension, *options, *(sources / 'ext').glob('*.c'), sources=sources)
-    assert max(measure({name: SOURCES[name]}, 20, package.parent)[name]) >= 20
+    package = extension_with(tmp_path, file, old, new)
+    assert max(measure({name: SOURCES[name]}, 20, package)[name]) >= 20
 
 
 @pytest.mark.parametrize(

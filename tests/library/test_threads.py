@@ -1,6 +1,7 @@
 """One change on every thread of a process, whoever started it and whatever it is at."""
 
 import errno
+import os
 import subprocess
 import sysconfig
 
@@ -8,6 +9,7 @@ import pytest
 
 import caps
 from support import CHILDREN, SUPPORT, needs, needs_root, python
+from support.sources import extension_with
 
 PRELUDE = """
 import os, signal, sys, threading, time
@@ -305,6 +307,100 @@ leave()
     number, reason = child(code).split(maxsplit=1)
     assert int(number) == errno.EBUSY
     assert reason == ('nothing was changed: no real-time signal is left to ask other threads by\n')
+
+
+IO_URING = """
+def ring(flags):
+    parameters = (ctypes.c_uint32 * 30)(0, 0, flags)
+    fd = ctypes.CDLL(None).syscall(425, 4, parameters)
+    assert fd >= 0, 'io_uring_setup(2)'
+    return fd
+
+def workers():
+    return [thread for thread in os.listdir('/proc/self/task')
+            if open(f'/proc/self/task/{thread}/comm').read().startswith('iou-')]
+"""
+
+
+@needs_something
+def test_a_worker_of_io_uring_is_named_as_such_at_once(child):
+    code = (
+        IO_URING
+        + """
+start(time.sleep, 60, count=3)
+fd = ring(2)  # IORING_SETUP_SQPOLL
+wait_for(workers)
+thread, = workers()
+before, began = seen('CapPrm'), time.process_time()
+error = refusal(DROP.apply, all_threads=True)
+assert seen('CapPrm') == before
+print(thread, error.errno, error.strerror)
+os.close(fd)
+wait_for(lambda: not workers())
+DROP.apply(all_threads=True)
+assert seen('CapPrm') == {0}
+leave()
+"""
+    )
+    thread, number, reason = child(code).split(maxsplit=2)
+    assert int(number) == errno.EBUSY
+    assert reason.startswith(f'nothing was changed: thread {thread} (iou-sqp-')
+    assert 'works for io_uring' in reason
+
+
+@needs_something
+def test_a_thread_that_only_has_the_name_of_such_a_worker_changes(child):
+    code = """
+def named():
+    ctypes.CDLL(None).prctl(15, b'iou-sqp-1')
+    time.sleep(60)
+start(named)
+DROP.apply(all_threads=True)
+assert seen('CapPrm') == {0}
+leave()
+"""
+    child(code)
+
+
+@needs_something
+@pytest.mark.parametrize('limit', [0, 32])
+def test_where_few_signals_can_be_pending_all_threads_change_or_the_limit_is_named(child, limit):
+    code = """
+import pwd, resource
+limit = int(sys.argv[2])
+raw.start('read_once', os.pipe()[0])
+start(time.sleep, 60, count=100)
+before = seen('CapPrm')
+resource.setrlimit(resource.RLIMIT_SIGPENDING, (limit, limit))
+try:
+    DROP.apply(all_threads=True)
+    assert seen('CapPrm') == {0}
+    print('changed')
+except OSError as error:
+    assert seen('CapPrm') == before
+    print(error.errno, error.strerror)
+leave()
+"""
+    printed = child(code, limit)
+    refused = f'{errno.EAGAIN} nothing was changed: the limit of pending signals (ulimit -i) leaves'
+    assert printed == 'changed\n' if limit else printed.startswith(refused)
+
+
+@needs_something
+def test_more_threads_than_there_is_room_for_are_refused_at_once(child, tmp_path):
+    package = extension_with(tmp_path, 'ext/threads.h', 'MAX_THREADS = 16384', 'MAX_THREADS = 16')
+    code = """
+made = start(time.sleep, 60, count=15)
+IAB.from_process().apply(all_threads=True)
+start(time.sleep, 60, count=2)
+before = threads()
+error = refusal(DROP.apply, all_threads=True)
+assert threads() == before
+print(error.errno, error.strerror)
+leave()
+"""
+    printed = child(code, env=os.environ | {'PYTHONPATH': str(package)})
+    assert printed == f'{errno.E2BIG} nothing was changed: there are more than 16 other threads\n'
 
 
 @needs_something

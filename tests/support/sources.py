@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sysconfig
 
 from support import ROOT
 
@@ -23,3 +24,14 @@ def plant(directory, file, old, new):
     assert source.count(old) == 1, f'{file} no longer has {old!r}, or more than once'
     (directory / file).write_text(source.replace(old, new))
     return directory
+
+
+def extension_with(directory, file, old, new):
+    """Where to import caps from, with an extension of such sources."""
+    sources = plant(directory / 'planted', file, old, new)
+    without = shutil.ignore_patterns('*.so', '__py*')
+    package = shutil.copytree(ROOT / 'caps', directory / 'with/caps', ignore=without)
+    extension = package / f'_caps{sysconfig.get_config_var("EXT_SUFFIX")}'
+    options = ['-shared', '-fPIC', '-I', sysconfig.get_path('include')]
+    compile_c('cc', extension, *options, *(sources / 'ext').glob('*.c'), sources=sources)
+    return package.parent
