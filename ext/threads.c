@@ -226,13 +226,13 @@ static void note(struct outcome *outcome, int error, int call, pid_t tid)
 	outcome->count++;
 }
 
-/* Withdraws the requests that nobody answered, and notes the living threads that did not, or only
-   those of io_uring's if they are the reason. */
+/* Withdraws the requests that nobody answered. With an error it notes the living threads that did
+   not, or only those of io_uring's if they are the reason. */
 static void withdraw(int error, struct outcome *outcome)
 {
 	for (int n = 0; n < used; n++) {
 		int asked = ASKED;
-		if (atomic_compare_exchange_strong(&slots[n].state, &asked, GONE) &&
+		if (atomic_compare_exchange_strong(&slots[n].state, &asked, GONE) && error &&
 		    slots[n].seen_in == scans && (error != EBUSY || slots[n].is_worker))
 			note(outcome, error, -1, slots[n].tid);
 	}
@@ -314,11 +314,13 @@ struct outcome threads_call(const struct call *calls, int count, bool everywhere
 	agenda_length = count;
 	used = 0;
 	int failing = 0, error = everywhere ? stop_others(self) : 0;
-	if (error)
-		withdraw(error, &outcome);
+	/* On success too: a thread that was asked may have ended, and its id comes back. */
+	withdraw(error, &outcome);
 	if (!error && (error = make_calls(&failing)) != 0)
 		note(&outcome, error, failing, self);
 	decide(outcome.error ? CANCELLED : COMMITTED, &outcome);
+	atomic_store(&decision, CANCELLED); /* whoever answers from now on finds nothing to do */
+	agenda_length = 0;
 	unlock();
 	return outcome;
 }

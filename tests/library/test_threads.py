@@ -525,6 +525,36 @@ leave()
     child(code)
 
 
+@needs('cap_sys_admin')
+def test_a_thread_whose_id_was_asked_before_finds_nothing_to_do(child):
+    """The first one with the id ends unanswered; then its request is repeated to the second."""
+    code = """
+from caps import _caps, threads as calls
+gone, _ = raw.start('vanish')
+IAB.from_process().apply(all_threads=True)
+assert gone not in threads()
+heir = None
+while not heir or heir.native_id != gone:
+    with open('/proc/sys/kernel/ns_last_pid', 'w') as file:
+        file.write(str(gone - 1))
+    heir, = start(time.sleep, 60)
+
+def last_call():
+    _caps.system_calls([calls.NO_NEW_PRIVS[1]], False)
+    raw.library.ask(gone, 0)
+    made.append(1)
+    time.sleep(60)
+
+made = []
+start(last_call)
+wait_for(lambda: made)
+time.sleep(.05)
+assert threads()[gone]['NoNewPrivs'] == '0'
+leave()
+"""
+    child(code)
+
+
 # Meanwhile.
 
 

@@ -73,6 +73,26 @@ int deaf(void *argument)
 	return 0;
 }
 
+/* Blocks every signal, and ends as soon as one is waiting for it. */
+int vanish(void *argument)
+{
+	struct job *job = argument;
+	unsigned long all = ~0UL, waiting = 0;
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, sizeof all);
+	for (atomic_store(&job->started, 1); !waiting;)
+		syscall(SYS_rt_sigpending, &waiting, sizeof waiting);
+	return 0;
+}
+
+/* Sends a thread what threads.c asks with, as any process of the same user can. */
+int ask(int thread, int slot)
+{
+	siginfo_t info = {.si_code = SI_QUEUE};
+	info.si_pid = getpid();
+	info.si_value.sival_int = slot;
+	return (int)syscall(SYS_rt_tgsigqueueinfo, getpid(), thread, SIGRTMAX, &info);
+}
+
 /* A thread that starts its successor and ends, until told to stop. */
 int relay(void *argument)
 {
