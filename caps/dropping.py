@@ -2,7 +2,7 @@
 
 import os
 import sys
-from _collections_abc import Iterable
+from _collections_abc import Iterable, Iterator
 
 from caps import _caps
 from caps.accounts import id_of, ids_of
@@ -58,7 +58,7 @@ def drop(
     steps = [capset(before.permitted.mask, before.permitted.mask, 0)]
     if 'cap_setpcap' in before.permitted:
         steps += drop_bounding(CapSet.all())
-    if is_new and sorted(gids) != sorted(os.getgroups()):
+    if is_new and not _have_groups(gids):
         packed = b''.join(one.to_bytes(4, sys.byteorder) for one in gids)
         steps.append((f'setgroups({gids})', (_caps.SETGROUPS, len(gids), packed)))
     if gid is not None:
@@ -69,9 +69,15 @@ def drop(
         steps.append((f'setresuid to {uid}', (_caps.SETRESUID, uid, uid, uid)))
         steps += [prctl('keeping no more', _caps.PR_SET_KEEPCAPS, 0)] if kept and uid else []
     steps.append(capset(kept.mask, kept.mask, 0))
+    promised = {'CapInh': [0], 'CapPrm': [kept.mask], 'CapEff': [kept.mask], 'CapAmb': [0]}
+    promised |= {'CapBnd': [0]} if 'cap_setpcap' in before.permitted else {}
+    promised |= {'Uid': [uid] * 4} if uid is not None else {}
+    promised |= {'Gid': [gid] * 4} if gid is not None else {}
+    promised |= {'Groups': sorted(gids)} if is_new else {}
+    promised |= {'NoNewPrivs': [1]} if no_new_privs else {}
     ids = os.getresuid(), os.getresgid()
     run_calls(steps + [NO_NEW_PRIVS] * no_new_privs, all_threads=True)
-    _check_threads(kept, uid, gid)
+    _check_threads(promised)
     _try_to_return(kept, before, ids, uid, gid)
     return IAB.from_process().bounding
 
@@ -94,23 +100,33 @@ def _check_drop(
         raise OSError(errno.EPERM, f'{kept} cannot be kept: the secure bit keep_caps is locked')
 
 
-def _check_threads(kept: CapSet, uid: int | None, gid: int | None) -> None:
-    """RuntimeError unless every thread is what drop() promised."""
-    wanted = dict.fromkeys(('CapEff', 'CapPrm'), kept.mask) | dict.fromkeys(('CapInh', 'CapAmb'), 0)
+def _statuses() -> 'Iterator[tuple[int, dict[str, str]]]':
+    """The id and status of every living thread of the process."""
     for thread in os.listdir('/proc/self/task'):
         try:
             fields = status(f'/proc/self/task/{thread}')
         except (FileNotFoundError, ProcessLookupError):  # it has ended
             continue
-        if fields['State'][0] in 'ZX':  # so has this one, though it is listed
-            continue
-        sets = {name: int(fields[name], 16) for name in wanted}
-        ids = {'Uid': uid, 'Gid': gid}
-        if sets != wanted or any(
-            new is not None and set(fields[name].split()) != {str(new)} for name, new in ids.items()
-        ):
-            found = ', '.join(f'{name} {fields[name]}' for name in (*ids, *wanted))
-            raise RuntimeError(f'thread {thread_name(int(thread))} did not drop: {found}')
+        if fields['State'][0] not in 'ZX':  # in which it is listed, but has ended too
+            yield int(thread), fields
+
+
+def _numbers(fields: dict[str, str], name: str) -> list[int]:
+    return sorted(int(word, 16 if name[:3] == 'Cap' else 10) for word in fields[name].split())
+
+
+def _have_groups(gids: list[int]) -> bool:
+    """Whether these are the supplementary groups of every thread."""
+    return all(_numbers(fields, 'Groups') == sorted(gids) for _, fields in _statuses())
+
+
+def _check_threads(promised: dict[str, list[int]]) -> None:
+    """RuntimeError unless every thread is what drop() promised, as /proc/PID/status names it."""
+    for thread, fields in _statuses():
+        broken = [name for name in promised if _numbers(fields, name) != promised[name]]
+        if broken:
+            found = ', '.join(f'{name} {fields[name]}' for name in broken)
+            raise RuntimeError(f'thread {thread_name(thread)} did not drop: {found}')
 
 
 def _try_to_return(

@@ -109,6 +109,38 @@ leave()
 """)
 
 
+# setgroups(2) for the calling thread alone, as any library can make it.
+OTHER_GROUPS = """
+from ctypes import CDLL, c_uint32
+def other(*groups):
+    packed = (c_uint32 * len(groups))(*groups)
+    assert CDLL(None).syscall(caps._caps.SETGROUPS, len(groups), packed) == 0
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ('mine', 'others', 'options', 'groups'),
+    [
+        ([], [0, 42], 'user={uid}', ''),
+        ([0, 42], [], 'user={uid}', ''),
+        ([42], [42, 43], 'user={uid}, groups=[42]', '42'),
+        ([43, 42], [42, 43], 'user={uid}, groups=[42, 43]', '42 43'),
+        ([42], [43], 'groups=[42]', '42'),
+    ],
+)  # fmt: skip
+def test_groups_that_only_another_thread_has_go_too(mine, others, options, groups, accounts):
+    child(f"""
+{OTHER_GROUPS}
+os.setgroups({mine})
+start(other, *{others})
+wait_for(lambda: len(seen('Groups')) == {2 if sorted(mine) != sorted(others) else 1})
+drop({options.format(uid=accounts.owner.uid)})
+assert seen('Groups') == {{{groups!r}}}
+leave()
+""")
+
+
 # PR_SET_NAME, to what was cut in the middle of a letter.
 NAMED = "from ctypes import CDLL; CDLL(None).prctl(15, b'caf\\xc3')\n"
 
@@ -304,7 +336,8 @@ class Leaky:
         return make(calls, all_threads)
 
 caps.dropping._caps = caps.threads._caps = Leaky()
-caps.dropping._check_threads = lambda kept, uid, gid: check(kept, None, None)
+caps.dropping._check_threads = lambda promised: check(
+    {{name: value for name, value in promised.items() if name not in ('Uid', 'Gid')}})
 try:
     drop({options})
 except RuntimeError as error:
@@ -338,6 +371,36 @@ leave()
     assert printed.startswith('there is a way back to capset to ')
 
 
+@pytest.mark.parametrize(
+    ('left_out', 'options', 'field'),
+    [('SETGROUPS', 'user=65534, group=65534', 'Groups'), ('PRCTL', 'no_new_privs=True', 'NoNew')],
+)
+def test_groups_and_no_new_privs_are_among_what_is_compared(left_out, options, field):
+    """The call is taken away, as a filter does that lets it pass and does nothing."""
+    printed = child(f"""
+from caps import _caps
+make = _caps.system_calls
+
+class Leaky:
+    def __getattr__(self, name):
+        return getattr(_caps, name)
+
+    def system_calls(self, calls, all_threads):
+        left = _caps.{left_out}, _caps.PR_SET_NO_NEW_PRIVS
+        return make([one for one in calls if one[0] != left[0] or (
+            left[0] == _caps.PRCTL and one[1] != left[1])], all_threads)
+
+os.setgroups([5])
+caps.threads._caps = Leaky()
+try:
+    drop({options})
+except RuntimeError as error:
+    print(error)
+leave()
+""")
+    assert f' did not drop: {field}' in printed
+
+
 def test_a_thread_that_did_not_drop_is_found_and_named():
     """The calls are made on the calling thread alone."""
     printed = child("""
@@ -358,8 +421,7 @@ except RuntimeError as error:
     print(error)
 leave()
 """)
-    assert ' did not drop: Uid 0' in printed
-    assert 'CapPrm 00000' in printed
+    assert ' did not drop: CapPrm 00000' in printed
     assert printed.startswith('thread ')
 
 
