@@ -236,14 +236,16 @@ static PyMethodDef methods[] = {
     {0},
 };
 
+/* This slot came after the version whose API we are limited to: it hides the names, and an older
+   interpreter refuses the slot. */
+enum { MULTIPLE_INTERPRETERS = 3, OWN_GIL_SUPPORTED = 2, SINCE_MINOR = 12 };
+
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, add_call_constants},
-#ifdef Py_mod_multiple_interpreters
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
 #ifdef Py_mod_gil
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
+    {0}, /* for the one below */
     {0},
 };
 
@@ -257,5 +259,10 @@ static PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__caps(void)
 {
+	PyModuleDef_Slot *last = &slots[sizeof slots / sizeof *slots - 2];
+	if (!last->slot && strtol(strchr(Py_GetVersion(), '.') + 1, NULL, 10) >= SINCE_MINOR) {
+		last->value = (void *)(intptr_t)OWN_GIL_SUPPORTED;
+		last->slot = MULTIPLE_INTERPRETERS;
+	}
 	return PyModuleDef_Init(&definition);
 }
