@@ -90,8 +90,8 @@ setup(
     ext_modules=[
         Extension(
             'caps._caps',
-            ['ext/_caps.c', 'ext/calls.c', 'ext/threads.c', 'ext/find.c'],
-            depends=['ext/capstate.h', 'ext/calls.h', 'ext/threads.h', 'ext/find.h'],
+            sorted(glob('ext/*.c')),
+            depends=glob('ext/*.h'),
             libraries=['cap'],
             define_macros=[('CAPS_LIMITED_API', LIMITED_API)] if ABI3 else [],
             py_limited_api=ABI3,

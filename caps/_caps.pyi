@@ -1,4 +1,7 @@
 import os
+from types import TracebackType
+
+from caps.capset import CapSet
 
 File = int | str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -30,6 +33,18 @@ def canonical_iab(text: str, /) -> str: ...
 def system_calls(
     calls: list[tuple[int | bytes, ...]], all_threads: bool, /
 ) -> tuple[int, int, list[int], int] | None: ...
+
+class Raised:
+    _mask: int
+    def __enter__(self) -> CapSet: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
 def names() -> tuple[str, ...]: ...
 def securebits() -> int: ...
 def max_bits() -> int: ...

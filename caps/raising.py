@@ -1,55 +1,57 @@
 """raised: permitted capabilities effective in a block, and no longer; see capset(2)."""
 
+import errno
 import sys
-from _thread import get_native_id
 
+from caps import _caps
 from caps.capset import CapSet
+from caps.refusals import first_broken
 from caps.state import Caps
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
 
-
-class raised:
+class raised(_caps.Raised):
     """``with raised('cap_net_bind_service'):`` makes permitted capabilities effective in a block.
 
-    In this thread only, and the effective set is exactly what it was when the block is left.
-    A generator or a coroutine can be suspended inside the block, and others would run with what
-    it raised, so there it is refused: put the block in a plain function.
+    In this thread only.  Blocks may nest, overlap, be left by an exception, even one from a signal
+    handler, or in a child of fork: a capability stays effective while a block that raised it is
+    open, and when the last block is left, the effective set is what it was before the first.
+
+    Wherever others could run inside the block and use what it raised, it is refused: in a
+    generator or coroutine, and in a greenlet (gevent, eventlet) other than the main one.  Put the
+    block in a plain function.  Three things cannot be seen: a coroutine that Cython compiled, a
+    main greenlet that switches inside the block, and a thread that is started there, which
+    keeps what is raised at that moment for good.
 
     names: capabilities; all that are permitted without any.
-    Raises OSError, EPERM for what is not permitted; RuntimeError in a generator or coroutine, or
-    where contextlib's ExitStack enters it; see capset(2).
+    Raises OSError, EPERM for what is not permitted; RuntimeError in a generator, a coroutine or a
+    greenlet, where contextlib's ExitStack enters it, or where a block is left that this thread
+    did not enter; see capset(2).
     """
 
-    def __init__(self, *names: str | int) -> None:
-        self._names = CapSet(names)
-        self._before: dict[int, list[CapSet]] = {}
+    __slots__ = ()
 
-    def __enter__(self) -> CapSet:
+    def __init__(self, *names: str | int) -> None:
+        self._mask = CapSet(names).mask
+
+    def _check(self) -> CapSet:
+        """What is effective in the block, before it is; refused where others could run in it."""
         caller = sys._getframe(1)
         # CO_GENERATOR, CO_COROUTINE, CO_ITERABLE_COROUTINE and CO_ASYNC_GENERATOR of inspect
         suspends = caller.f_code.co_flags & (0x20 | 0x80 | 0x100 | 0x200)
-        if suspends or caller.f_globals.get('__name__') == 'contextlib':
+        greenlet = sys.modules.get('greenlet')
+        if (
+            suspends
+            or caller.f_globals.get('__name__') == 'contextlib'
+            or (greenlet and greenlet.getcurrent().parent)
+        ):
             raise RuntimeError(
                 f'{caller.f_code.co_name} can be left with capabilities raised: use a with '
                 'statement in a plain function'
             )
         caps = Caps.from_process()
-        before = caps.effective.copy()
-        caps.activate(*(self._names or caps.permitted)).apply()
-        self._before.setdefault(get_native_id(), []).append(before)
-        return caps.effective
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: 'TracebackType | None',
-    ) -> None:
-        caps, thread = Caps.from_process(), get_native_id()
-        caps.effective = self._before[thread].pop() & caps.permitted
-        if not self._before[thread]:
-            del self._before[thread]
-        caps.apply()
+        wanted = CapSet.from_mask(self._mask) or caps.permitted
+        if broken := first_broken(
+            ('effective', wanted - caps.permitted, 'only the permitted can be effective')
+        ):
+            raise OSError(errno.EPERM, broken)
+        return caps.effective | wanted

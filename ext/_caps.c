@@ -9,6 +9,7 @@
 #include "calls.h"
 #include "capstate.h"
 #include "find.h"
+#include "raised.h"
 
 static PyObject *os_error(void)
 {
@@ -242,6 +243,7 @@ enum { MULTIPLE_INTERPRETERS = 3, OWN_GIL_SUPPORTED = 2, SINCE_MINOR = 12 };
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, add_call_constants},
+    {Py_mod_exec, add_raised},
 #ifdef Py_mod_gil
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

@@ -72,6 +72,7 @@ CALLS = {
     'raised': "enter(raised('cap_kill')); enter(raised())",
     'securebits': 'caps.securebits',
     'set_no_new_privs': 'set_no_new_privs(); set_no_new_privs(all_threads=False)',
+    '_caps.Raised': '_caps.Raised()',
     '_caps.canonical': "_caps.canonical('=p 63+i')",
     '_caps.canonical_iab': "_caps.canonical_iab('!cap_kill,^5')",
     '_caps.find_in': '_caps.find_in(directory.encode(), -1)',

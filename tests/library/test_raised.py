@@ -1,8 +1,10 @@
 """raised: effective for a block, in one thread, and never where the block can be suspended."""
 
+from importlib.util import find_spec
+
 import pytest
 
-from support import CHILDREN, needs, python
+from support import CHILDREN, SOAK, needs, python, require
 
 CODE = """
 import asyncio, contextlib, os, sys, threading, time
@@ -202,7 +204,222 @@ else:
 """)
 
 
+# Blocks that are not left in the order in which they were entered, or not in the usual way.
+
+
+def test_blocks_that_overlap_keep_what_they_raised_and_leave_nothing():
+    child("""
+first, second = raised('cap_chown'), raised('cap_net_raw')
+first.__enter__()
+second.__enter__()
+first.__exit__(None, None, None)
+assert effective() == 'cap_kill,cap_net_raw'
+second.__exit__(None, None, None)
+assert Caps.from_process() == BEFORE
+first.__enter__()
+Caps.from_process().activate().apply()
+second.__enter__()
+first.__exit__(None, None, None)
+assert 'cap_net_raw' in effective()
+second.__exit__(None, None, None)
+assert Caps.from_process() == BEFORE
+""")
+
+
+@pytest.mark.parametrize('seed', range(5 * SOAK))
+def test_what_is_effective_is_what_open_blocks_raised_whatever_their_order(seed):
+    code = """
+import random
+draw = random.Random(int(sys.argv[1]))
+names = ['cap_chown', 'cap_kill', 'cap_net_raw']
+blocks = [raised(*draw.sample(names, count)) for count in (1, 1, 1, 2, 2, 3)] + [raised()]
+opened = []
+for _ in range(3000):
+    if opened and draw.random() < .5:
+        opened.pop(draw.randrange(len(opened))).__exit__(None, None, None)
+    else:
+        opened.append(draw.choice(blocks))
+        opened[-1].__enter__()
+    masks = [block._mask or BEFORE.permitted.mask for block in opened]
+    wanted = BEFORE.effective.mask
+    for mask in masks:
+        wanted |= mask
+    assert Caps.from_process().effective.mask == wanted
+    assert bool(opened) or Caps.from_process() == BEFORE
+"""
+    child(code, seed)
+
+
+# raised as one would write it in Python; how many signals fall into it.
+NAIVE = """
+class naive:
+    def __init__(self, name):
+        self.name = name
+    def __enter__(self):
+        caps = Caps.from_process()
+        self.before = caps.effective.copy()
+        caps.activate(self.name).apply()
+    def __exit__(self, *error):
+        caps = Caps.from_process()
+        caps.effective = self.before
+        caps.apply()
+"""
+
+
+@pytest.mark.parametrize('block', ['naive', 'raised'])
+def test_an_exception_of_a_signal_handler_leaves_nothing_raised(block):
+    code = (
+        NAIVE
+        + f"""
+import random, signal
+
+class Late(Exception):
+    pass
+
+def late(number, frame):
+    raise Late
+
+signal.signal(signal.SIGALRM, late)
+block, left = {block}('cap_chown'), 0
+for _ in range({3000 * SOAK}):
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 6e-5))
+            while True:
+                with block:
+                    pass
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except Late:
+        pass
+    if Caps.from_process() != BEFORE:
+        left += 1
+        BEFORE.copy().apply()
+print(left)
+"""
+    )
+    assert (int(child(code)) > 0) == (block == 'naive')
+
+
+def test_a_signal_handler_may_have_a_block_of_its_own():
+    child("""
+import signal
+def handler(number, frame):
+    with raised('cap_net_raw'):
+        fired.append(effective())
+fired = []
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+block = raised('cap_chown')
+while len(fired) < 300:
+    with block:
+        assert effective() == 'cap_chown,cap_kill'
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert set(fired) <= {'cap_chown,cap_kill,cap_net_raw', 'cap_kill,cap_net_raw'}
+assert Caps.from_process() == BEFORE
+""")
+
+
+def test_a_child_of_fork_leaves_the_block_as_its_parent_does():
+    child("""
+def work():
+    with raised('cap_chown'):
+        pid = os.fork()
+        assert effective() == 'cap_chown,cap_kill'
+        with raised('cap_net_raw'):
+            pass
+    assert Caps.from_process() == BEFORE
+    if pid:
+        assert os.waitpid(pid, 0)[1] == 0
+    else:
+        os._exit(0)
+
+work()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+assert Caps.from_process() == BEFORE
+""")
+
+
+def test_a_thread_started_in_the_block_keeps_what_is_raised_as_documented():
+    child("""
+seen = []
+with raised('cap_chown'):
+    thread = threading.Thread(target=lambda: (go.wait(), seen.append(effective())))
+    go = threading.Event()
+    thread.start()
+go.set()
+thread.join()
+assert seen == ['cap_chown,cap_kill']
+assert Caps.from_process() == BEFORE
+""")
+
+
+def test_a_block_that_this_thread_has_not_entered_cannot_be_left():
+    child("""
+def leave():
+    try:
+        block.__exit__(None, None, None)
+    except RuntimeError as error:
+        said.append(str(error))
+    assert status(threading.get_native_id())['CapEff'] in (1 << 5, 1 << 5 | 1)
+
+block, said = raised('cap_chown'), []
+leave()
+with block:
+    thread = threading.Thread(target=leave)
+    thread.start()
+    thread.join()
+leave()
+assert said == ['the block was not entered in this thread'] * 3
+assert Caps.from_process() == BEFORE
+""")
+
+
+def test_what_another_thread_takes_from_all_does_not_come_back():
+    child("""
+def others():
+    for _ in range(100):
+        IAB.from_process().apply(all_threads=True)
+    drop('cap_kill')
+block = raised('cap_chown')
+thread = threading.Thread(target=others)
+thread.start()
+try:
+    while True:
+        with block:
+            pass
+except OSError as error:
+    assert error.errno == 1
+thread.join()
+assert {fields['CapPrm'] for fields in threads().values()} == {1 << 5}
+""")
+
+
+@pytest.mark.parametrize(
+    ('where', 'refused'), [('greenlet(work).switch()', True), ('work()', False)]
+)
+def test_it_is_refused_in_a_greenlet_that_is_not_the_main_one(where, refused):
+    require(find_spec('greenlet'), 'greenlet')
+    printed = child(f"""
+from greenlet import greenlet
+def work():
+    with raised('cap_chown'):
+        assert effective() == 'cap_chown,cap_kill'
+try:
+    {where}
+    threading.Thread(target=work).start()
+except RuntimeError as error:
+    print(error)
+assert Caps.from_process() == BEFORE
+""")
+    assert printed == REFUSAL.format('work') * refused
+
+
 # Where the block could be left with its capabilities raised.
+
+REFUSAL = '{} can be left with capabilities raised: use a with statement in a plain function\n'
 
 SUSPENDED = {
     'a generator': """
