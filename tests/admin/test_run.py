@@ -1,0 +1,197 @@
+"""What runs as another account reaches nothing of root's, and nothing of it stays."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from caps.system.run import Account, RunError, run_as
+from support import needs, needs_root, python, run
+
+pytestmark = needs_root
+
+SLEEP = '/bin/sleep'
+# What a program tries with the terminal of whoever started it; it prints what it could do.
+ON_TERMINAL = """
+import fcntl, os, signal, termios
+terminal = os.open('/dev/tty', os.O_RDWR)
+print('opened')
+os.setpgid(0, 0)
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+os.tcsetpgrp(terminal, os.getpgrp())
+print('took the foreground')
+fcntl.ioctl(terminal, termios.TIOCSTI, b'#')
+"""
+STARTERS = {
+    'naive': 'import subprocess\n'
+    'done = subprocess.run({argv}, user={uid}, group={gid}, extra_groups=[], capture_output=True)\n'
+    'said = done.stdout',
+    'run_as': 'from caps.system.run import Account, run_as\n'
+    'said = run_as({argv}, Account({uid}, {gid})).output',
+}
+
+
+@pytest.fixture
+def account(accounts):
+    return Account(accounts.attacker.uid, accounts.attacker.gid)
+
+
+def on_terminal(code):
+    """What a child says that has a terminal of its own."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, '-c', code])
+    said = b''
+    while True:
+        try:
+            part = os.read(terminal, 1 << 16)
+        except OSError:  # it is closed
+            part = b''
+        if not part:
+            break
+        said += part
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    return said.decode()
+
+
+def sleepers(seconds):
+    return run('pgrep', '-f', f'^{SLEEP} {seconds}$').stdout.split()
+
+
+@pytest.mark.parametrize('starter', STARTERS)
+def test_terminal_of_root_is_out_of_reach(starter, account):
+    argv = ['/usr/bin/python3', '-c', ON_TERMINAL]
+    code = STARTERS[starter].format(argv=argv, uid=account.uid, gid=account.gid)
+    said = on_terminal(f'import signal\nsignal.signal(signal.SIGTTOU, 1)\n{code}\nprint(said)')
+    falls = starter == 'naive'
+    assert ('opened' in said) is falls
+    assert ('took the foreground' in said) is falls
+
+
+def test_program_is_the_account_and_has_nothing_of_this_process(account, monkeypatch, tmp_path):
+    monkeypatch.setenv('SECRET', 'of root')
+    with open(tmp_path / 'secret', 'w') as file:
+        os.set_inheritable(file.fileno(), True)
+        code = (
+            'import os; print(os.getresuid(), os.getresgid(), os.getgroups(), dict(os.environ), '
+            'os.getcwd(), os.umask(0), sorted(os.listdir("/proc/self/fd")), '
+            'os.getsid(0) == os.getpgrp() == os.getpid(), '
+            '[line for line in open("/proc/self/status") if line.startswith(("CapI", "CapP"))])'
+        )
+        finished = run_as(['/usr/bin/python3', '-c', code], account)
+    uid, gid = account.uid, account.gid
+    said = finished.output.decode()
+    assert said.startswith(f'({uid}, {uid}, {uid}) ({gid}, {gid}, {gid}) [] ')
+    assert "'SECRET'" not in said
+    assert said.endswith(
+        " / 63 ['0', '1', '2', '3'] True "
+        "['CapInh:\\t0000000000000000\\n', 'CapPrm:\\t0000000000000000\\n']\n"
+    )
+
+
+def test_groups_are_those_that_are_given(account):
+    with_groups = account._replace(groups=(7, 8))
+    assert run_as(['/usr/bin/id', '-G'], with_groups).output.decode().split()[1:] == ['7', '8']
+
+
+@needs('cap_setpcap')
+def test_capabilities_that_secure_bits_would_keep_are_dropped(account):
+    code = (
+        'from caps.system.run import Account, run_as\n'
+        f'account = Account({account.uid}, {account.gid})\n'
+        "print(run_as(['/usr/bin/grep', 'CapPrm', '/proc/self/status'], account).output)\n"
+    )
+    command = f"exec {sys.executable} -c '{code.replace(chr(39), chr(34))}'"
+    done = run('capsh', '--secbits=0x4', '--shell=/bin/sh', '--', '-c', command)
+    assert 'CapPrm:\\t0000000000000000' in done.stdout, done.stderr
+
+
+def test_keys_of_root_are_out_of_reach(account):
+    code = (
+        'from ctypes import CDLL\n'
+        'from caps import _caps\n'
+        'from caps.system.run import Account, run_as\n'
+        'syscall = CDLL(None).syscall\n'
+        'assert syscall(_caps.KEYCTL, 1, 0) > 0\n'  # a session keyring that others may not see
+        "argv = ['/usr/bin/python3', '-c', 'from ctypes import CDLL; '\n"
+        "        f'print(CDLL(None).syscall({_caps.KEYCTL}, 0, -3, 0))']\n"
+        f'said = run_as(argv, Account({account.uid}, {account.gid})).output\n'
+        'assert int(said) not in (-1, syscall(_caps.KEYCTL, 0, -3, 0)), said\n'
+    )
+    python(code)
+
+
+def test_error_of_the_start_is_an_oserror(account, tmp_path):
+    with pytest.raises(FileNotFoundError, match='/no/such/program'):
+        run_as(['/no/such/program'], account)
+    with pytest.raises(PermissionError):
+        run_as(['/etc/passwd'], account)
+    (tmp_path / 'text').write_text('no program')
+    (tmp_path / 'text').chmod(0o755)
+    with pytest.raises(OSError, match='Exec format error'):
+        run_as([str(tmp_path / 'text')], None)
+
+
+def test_status_output_and_errors_are_told(account):
+    finished = run_as(['/bin/sh', '-c', 'echo out; echo err >&2; exit 3'], account)
+    assert finished == (3, b'out\n', b'err\n')
+    finished = run_as(['/bin/sh', '-c', 'kill -SEGV $$; :'], None)
+    assert finished.status in (0, -signal.SIGSEGV)  # the first process of a namespace is spared
+
+
+def test_endless_output_is_ended(account):
+    for stream in 1, 2:
+        with pytest.raises(RunError, match='prints more than 100000 bytes'):
+            run_as(['/bin/sh', '-c', f'exec yes >&{stream}'], account, limit=100_000)
+
+
+@pytest.mark.parametrize('drop', ['', 'cap_sys_admin'], ids=['namespace', 'no namespace'])
+@pytest.mark.parametrize(
+    ('name', 'command'),
+    [
+        ('alone', 'exec {sleep}'),
+        ('group', '{sleep} & wait'),
+        ('session', 'setsid {sleep} & wait'),
+        ('orphan', '(setsid sh -c "{sleep} & exec {sleep}" &) ; exec {sleep}'),
+    ],
+)
+def test_nothing_stays_after_the_deadline_or_the_end(account, drop, name, command):
+    seconds = 100_000 + os.getpid() % 10_000
+    script = command.format(sleep=f'{SLEEP} {seconds}')
+    code = (
+        'import sys\n'
+        'from caps.system.run import *\n'
+        f'account = Account({account.uid}, {account.gid})\n'
+        'try:\n'
+        "    run_as(['/bin/sh', '-c', sys.argv[1]], account, seconds=0.3)\n"
+        'except RunError as error:\n'
+        '    print(error)\n'
+        # and where the program itself ends at once
+        "run_as(['/bin/sh', '-c', f'({sys.argv[1]}) & sleep .1'], account)\n"
+    )
+    prefix = ['capsh', f'--drop={drop}', '--shell=/usr/bin/env', '--'] if drop else []
+    done = run(*prefix, sys.executable, '-c', code, script)
+    assert 'has not ended within 0.3 seconds' in done.stdout, done.stderr
+    assert sleepers(seconds) == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_stays_when_this_process_is_ended(account, number):
+    seconds = 200_000 + os.getpid() % 10_000
+    code = (
+        'from caps.system.run import *\n'
+        f'argv = ["/bin/sh", "-c", "setsid {SLEEP} {seconds} & {SLEEP} {seconds}"]\n'
+        f'run_as(argv, Account({account.uid}, {account.gid}))\n'
+    )
+    child = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL)
+    while len(sleepers(seconds)) < 2:
+        time.sleep(0.01)
+    child.send_signal(number)
+    child.wait(30)
+    while sleepers(seconds):  # the supervisor has to learn of it
+        time.sleep(0.01)
