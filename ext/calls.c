@@ -88,6 +88,7 @@ int add_call_constants(PyObject *module)
 	    {"CAPSET_VERSION", _LINUX_CAPABILITY_VERSION_3},
 	    {"KEYCTL", SYS_keyctl},
 	    {"PRCTL", SYS_prctl},
+	    {"RENAMEAT2", SYS_renameat2},
 	    {"SETGROUPS", SETGROUPS},
 	    {"SETRESGID", SETRESGID},
 	    {"SETRESUID", SETRESUID},

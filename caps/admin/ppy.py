@@ -1,21 +1,34 @@
-"""Put ppy in place, look at an installation, take it away."""
+"""Put ppy in place, look at an installation, take it away.
 
-import errno
+What is privileged is nowhere where another account could reach it before all is proved: the stage
+is a directory that only root and one unused group can enter, until nothing of the proof is left.
+Launchers change places with those before them, which running ones then still find; the copy before
+this one is kept as well.  The next installation takes both away.
+"""
+
 import grp
 import os
-import shlex
 import shutil
 import stat
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from caps import IAB, Caps, CapSet
+from caps.admin.copies import exchange, strip, sync, unused_id, write_copy
+from caps.admin.installation import (
+    Installation,
+    PathText,
+    installation_at,
+    named,
+    recorded,
+)
+from caps.admin.places import directory_flaws, interpreter_flaws, place_flaws, without_links
+from caps.admin.proof import InstallError, library_flaws, prove
+from caps.admin.transaction import lock, transaction
 from caps.system.launcher import (
     ALLOW_ROOT,
     LAUNCHER_CAPS,
@@ -26,167 +39,95 @@ from caps.system.launcher import (
     means_all,
     read_record,
 )
-from caps.system.path import NOBODY, strangers, way
+from caps.system.path import strangers
+from caps.system.run import Account, stop_if_signalled
 
-__all__ = ['InstallError', 'Installation', 'install', 'remove', 'status']
+__all__ = ['InstallError', 'Installation', 'install', 'installation_at', 'remove']
 
-TEMPLATES = Path(__file__).parent.parent
 INSTALLER_CAPS = CapSet('cap_chown,cap_fowner,cap_setgid,cap_setuid,cap_setfcap')
-File = str | os.PathLike[str]
-
-
-class InstallError(Exception):
-    """The reason why nothing was installed or removed."""
-
-
-@dataclass
-class Installation:
-    """What is installed under a name.
-
-    prefix, name: what it was installed with
-    original: the path of the interpreter, empty where nothing is installed
-    capped: the path of its capped copy
-    setuid: whether ppy is set-user-ID root, else it has file capabilities
-    group: whose members may execute the capped copy, None for nobody
-    allowed: what scripts can be given at most, None where that is unknown
-    allow_root: whether scripts of root are launched
-    problems: one sentence for each thing that is wrong, with the command that mends it
-    """
-
-    prefix: str
-    name: str
-    original: str = ''
-    capped: str = ''
-    setuid: bool = False
-    group: str | None = None
-    allowed: CapSet | None = None
-    allow_root: bool = False
-    problems: list[str] = field(default_factory=list)
-
-    # Where bin and libexec lead is decided once, and looked at after that.
-    @cached_property
-    def ppy(self) -> str:
-        """The path of the launcher."""
-        return os.path.join(os.path.realpath(os.path.join(self.prefix, 'bin')), self.name)
-
-    @cached_property
-    def libexec(self) -> str:
-        """The directory that holds the directory of the capped copy."""
-        return os.path.realpath(os.path.join(self.prefix, 'libexec'))
-
-    @property
-    def command(self) -> str:
-        """The command that makes this installation again."""
-        words = ['caps', 'ppy', 'install', '--interpreter', self.original]
-        words += ['--prefix', self.prefix, '--name', self.name]
-        words += ['--setuid'] * self.setuid + ['--allow-root'] * self.allow_root
-        words += ['--group', self.group] if self.group else []
-        if self.allowed is None or not means_all(self.allowed):
-            words += ['--allow', 'CAPS' if self.allowed is None else str(self.allowed)]
-        return shlex.join(words)
+LAUNCH = 0.1  # seconds, in which an execution that the kernel has begun is over
 
 
 def install(
-    interpreter: File | None = None,
-    prefix: File = PREFIX,
+    interpreter: PathText | None = None,
+    prefix: PathText = PREFIX,
     name: str = NAME,
     *,
-    setuid: bool = False,
+    setuid: bool | None = None,
     group: str | None = None,
     allow: str | None = None,
-    allow_root: bool = False,
+    allow_root: bool | None = None,
+    reset: bool = False,
 ) -> Installation:
     """Install ppy and a capped copy of an interpreter, or leave everything as it was.
 
-    interpreter: runs the scripts; by default the Python that runs this
+    interpreter: runs the scripts
     prefix, name: ppy becomes PREFIX/bin/NAME and the copy goes to a PREFIX/libexec/NAME-*
     setuid: make ppy set-user-ID root instead of giving it file capabilities
     group: its members may execute the capped copy themselves
-    allow: what scripts can be given at most; by default all capabilities of this kernel
+    allow: what scripts can be given at most
     allow_root: launch scripts that belong to root as well
+    reset: forget what was chosen for the installation that is there
 
-    Returns what `status` does.
+    What is None stays as it is installed.  Where nothing is, or with `reset`, it is the Python that
+    runs this, file capabilities, no group, all capabilities of this kernel, and no scripts of root.
+
+    Returns what `installation_at` does.
     Raises InstallError where the result would not work or not be safe, and ValueError for what is
     no capability; see capabilities(7).
     """
     _require_root()
-    plan = _installation(prefix, name)
-    plan.original = _without_links(sys.executable if interpreter is None else interpreter)
-    plan.allowed = CapSet.all() if allow is None or allow.lower() == 'all' else CapSet(allow)
-    plan.setuid, plan.allow_root = setuid, allow_root
-    gid = _group_id(group)
-    _refuse(_obstacles(plan))
-    with ExitStack() as undo:
-        bin_, libexec = os.path.dirname(plan.ppy), plan.libexec
-        for directory in (bin_, libexec):
-            _make_directory(directory, undo)
-            # Where it was missing, another account may have made it meanwhile.
-            _refuse(_place_flaws(directory))
-        stage = tempfile.mkdtemp(prefix=f'{name}-', dir=libexec)
-        undo.callback(shutil.rmtree, stage)
-        plan.capped = os.path.join(stage, os.path.basename(plan.original))
-        content, caps = Path(plan.original).read_bytes(), Caps(inheritable=plan.allowed)
-        _write(plan.capped, content, (0, gid), 0o750 if gid else 0o700, caps)
-        work = tempfile.mkdtemp(dir=stage)
-        os.chmod(work, 0o755)
-        launchers = _write_launchers(plan, work)
-        script = _write_script(f'{launchers[-1]}.script', plan.allowed)
-        os.chmod(stage, 0o755)  # until now only root could enter, whatever the umask
-        _prove(launchers[-1], script)
-        previous = _previous(plan)
-        for launcher in launchers:
-            os.replace(launcher, os.path.join(bin_, os.path.basename(launcher)))
-        undo.pop_all()
-    for directory in (work, *previous):
-        shutil.rmtree(directory)
-    return status(prefix, name)
+    plan = named(prefix, name)
+    with ExitStack() as held, transaction() as undo:
+        _refuse(directory_flaws(plan.prefix))  # where bin and libexec can be links
+        for directory in os.path.dirname(plan.ppy), plan.libexec:
+            _refuse(place_flaws(directory))
+        _lock(plan, held, undo)
+        installed = recorded(prefix, name)
+        if installed and not reset and (uid := os.stat(plan.ppy).st_uid):
+            raise InstallError(
+                f'{plan.ppy} belongs to uid {uid}, so what it says of itself cannot be kept: '
+                'say what you want with --reset'
+            )
+        gid = _choose(plan, None if reset else installed, interpreter, group, allow)
+        before = None if reset else installed
+        plan.setuid = bool(before and before.setuid) if setuid is None else setuid
+        plan.allow_root = bool(before and before.allow_root) if allow_root is None else allow_root
+        _refuse(_obstacles(plan))
+        stage, launchers = _stage(plan, gid, undo)
+        stop_if_signalled()
+        for launcher, (place, _, mode, _) in zip(launchers, plan.launchers(), strict=True):
+            _put(launcher, mode, place, undo)
+        sync(os.path.dirname(plan.ppy))
+        problems = _clean(plan, stage, launchers, installed)
+    result = installation_at(prefix, name)
+    result.problems += problems
+    return result
 
 
-def status(prefix: File = PREFIX, name: str = NAME) -> Installation:
-    """Look at an installation.
-
-    prefix, name: what it was installed with
-
-    Returns its parts, and in `problems` what is wrong with it and the command that mends it.
-    """
-    found = _installation(prefix, name)
-    flags, found.capped, found.original = read_record(found.ppy) or (0, '', '')
-    if not found.original:
-        words = ['--prefix', found.prefix] if found.prefix != PREFIX else []
-        words += ['--name', name] if name != NAME else []
-        mend = shlex.join(['caps', 'ppy', 'install', *words])
-        found.problems = [f'{found.ppy} is not installed: {mend}']
-        return found
-    found.allow_root = bool(flags & ALLOW_ROOT)
-    found.setuid = bool(os.stat(found.ppy).st_mode & stat.S_ISUID)
-    with suppress(OSError, KeyError):
-        caps = Caps.from_file(found.capped)
-        found.allowed = caps.inheritable if caps.marked else None
-        gid = os.stat(found.capped).st_gid
-        found.group = grp.getgrgid(gid).gr_name if gid else None
-    found.problems = list(dict.fromkeys(_damage(found)))
-    return found
-
-
-def remove(prefix: File = PREFIX, name: str = NAME) -> None:
-    """Take an installation away.
+def remove(prefix: PathText = PREFIX, name: str = NAME) -> None:
+    """Take an installation away, or what an interrupted command has left of one.
 
     prefix, name: what it was installed with
 
     Raises InstallError where there is none, or the process may not remove it.
     """
-    found = _installation(prefix, name)
-    if not read_record(found.ppy):
-        raise InstallError(f'{found.ppy} is not an installed ppy')
     _require_root()
-    for directory in (found.prefix, os.path.dirname(found.ppy), found.libexec):
+    plan = named(prefix, name)
+    launchers = [f'{plan.ppy}-check', plan.ppy]  # ppy last: while it is there this can be repeated
+    if os.path.lexists(plan.ppy) and not _is_ours(plan.ppy):
+        raise InstallError(f'{plan.ppy} is not an installed ppy')
+    if not any(map(_is_ours, launchers)) and not plan.stages():
+        raise InstallError(f'{plan.ppy} is not an installed ppy')
+    for directory in (plan.prefix, os.path.dirname(plan.ppy), plan.libexec):
         _refuse(strangers(directory))  # who could have it name what is not its own
-    directories = _previous(found)
-    for path, *_ in _launchers(found):
-        if read_record(path):
+    with ExitStack() as held, transaction():
+        if (fd := lock(plan.libexec)) is not None:
+            held.callback(os.close, fd)
+        for directory in plan.stages():
+            shutil.rmtree(directory)
+        for path in filter(_is_ours, launchers):
             os.unlink(path)
-    for directory in directories:
-        shutil.rmtree(directory)
 
 
 def _require_root() -> None:
@@ -201,33 +142,68 @@ def _refuse(reasons: Iterator[str]) -> None:
         raise InstallError(reason)
 
 
-def _installation(prefix: File, name: str) -> Installation:
-    if name in ('', '.', '..') or '/' in name:
-        raise InstallError(f'{name!r} cannot be the name of a launcher: choose another --name')
-    if not os.fspath(prefix):  # of which os.path.realpath() makes the working directory
-        raise InstallError("'' cannot be the directory of an installation: choose another --prefix")
-    return Installation(os.path.realpath(prefix), name)
+def _is_ours(path: str) -> bool:
+    """Whether a launcher may be replaced or removed: a ppy, or what a power cut left of one."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        info = os.lstat(path)
+        is_emptied = stat.S_ISREG(info.st_mode) and not info.st_size and not info.st_uid
+        return is_emptied or read_record(path) is not None
+    return False
 
 
-def _launchers(it: Installation) -> Iterator[tuple[str, Path, int, Caps | None]]:
-    """Path, template, mode and capabilities; the last is the one that makes an installation."""
-    if (TEMPLATES / 'ppy-check').exists():
-        yield f'{it.ppy}-check', TEMPLATES / 'ppy-check', 0o755, None
-    mode, caps = (0o4755, None) if it.setuid else (0o755, LAUNCHER_CAPS)
-    yield it.ppy, TEMPLATES / 'ppy', mode, caps
+def _lock(plan: Installation, held: ExitStack, undo: ExitStack) -> None:
+    """Make the directories, and let no other command change this installation meanwhile."""
+    while True:
+        _make_directory(plan.libexec, undo)
+        # Where it was missing, another account may have made it meanwhile.
+        _refuse(place_flaws(plan.libexec))
+        if (fd := lock(plan.libexec)) is not None:  # who had it may have undone all of it
+            break
+    held.callback(os.close, fd)
+    _make_directory(os.path.dirname(plan.ppy), undo)
+    _refuse(place_flaws(os.path.dirname(plan.ppy)))
 
 
-def _without_links(path: File) -> str:
-    # The last component may remain a link: Python finds a virtual environment by it.
-    directory, base = os.path.split(path)
-    return os.path.join(os.path.realpath(directory), base)
+def _make_directory(path: str, undo: ExitStack) -> None:
+    if not os.path.isdir(path):
+        above = os.path.dirname(path)
+        _make_directory(above, undo)
+        with suppress(FileExistsError):  # a second installation has been quicker
+            os.mkdir(path, 0o755)
+            undo.callback(_remove_empty, path)
+            os.chmod(path, 0o755)
+            sync(above)
 
 
-def _group_id(group: str | None) -> int:
+def _remove_empty(path: str) -> None:
+    with suppress(OSError):  # by now a second installation may be in it
+        os.rmdir(path)
+
+
+def _choose(
+    plan: Installation,
+    before: Installation | None,
+    interpreter: PathText | None,
+    group: str | None,
+    allow: str | None,
+) -> int:
+    """Fill in a plan what is asked for or was chosen before; the number of the group."""
+    kept = before.original if before else sys.executable
+    plan.original = without_links(kept if interpreter is None else interpreter)
+    plan.allowed = CapSet.all()
+    if allow is not None:
+        plan.allowed = CapSet.all() if allow.lower() == 'all' else CapSet(allow)
+    elif before and before.allowed is None:
+        raise InstallError(
+            f'{before.capped} does not say any more what scripts can be given: say it with --allow'
+        )
+    elif before and before.allowed is not None and not means_all(before.allowed):
+        plan.allowed = before.allowed
+    plan.group = before.group if before and group is None else group
     try:
-        return 0 if group is None else grp.getgrnam(group).gr_gid
+        return 0 if plan.group is None else grp.getgrnam(plan.group).gr_gid
     except KeyError:
-        raise InstallError(f'there is no group {group!r}: groupadd {group}') from None
+        raise InstallError(f'there is no group {plan.group!r}: groupadd {plan.group}') from None
 
 
 def _obstacles(plan: Installation) -> Iterator[str]:
@@ -237,183 +213,113 @@ def _obstacles(plan: Installation) -> Iterator[str]:
             f'the bounding set of this process lacks {missing}, so that executing ppy would fail '
             'with EPERM: use a session or container that has it (--cap-add)'
         )
-    yield from _interpreter_flaws(plan.original)
-    yield from _directory_flaws(plan.prefix)  # where bin and libexec can be links
-    yield from _place_flaws(os.path.dirname(plan.ppy))
-    yield from _place_flaws(plan.libexec)
+    yield from interpreter_flaws(plan.original)
     if unknown := (plan.allowed or CapSet()) - CapSet.all():
         yield f'this kernel has no capability {unknown}'
-    for path, *_ in _launchers(plan):
-        if os.path.lexists(path) and not read_record(path):
+    for path, *_ in plan.launchers():
+        if os.path.lexists(path) and not _is_ours(path):
             yield f'{path} exists and is not a ppy: choose another --name'
+    number = unused_id()
+    yield from library_flaws(plan.original, Account(number, number))
 
 
-def _interpreter_flaws(path: str) -> Iterator[str]:
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise OSError(errno.EINVAL, 'not a regular file')
-        with open(path, 'rb') as file:
-            head, info = file.read(4), os.fstat(file.fileno())
-    except OSError as error:
-        yield f'{path} cannot be the interpreter: {error.strerror}: choose another --interpreter'
-        return
-    if head.startswith(b'#!'):
-        yield f'{path} is a script, on which the kernel ignores capabilities: name the program'
-    elif head != b'\x7fELF':
-        yield f'{path} is not a program'
-    yield from _directory_flaws(os.path.dirname(path))
-    while os.path.islink(path):
-        path = _without_links(os.path.join(os.path.dirname(path), os.readlink(path)))
-        yield from _directory_flaws(os.path.dirname(path))
-    if info.st_mode & 0o005 != 0o005:
-        yield f'{path} is closed to other accounts, which run the scripts: chmod o+rx {path}'
-    if info.st_uid or info.st_mode & 0o022:
-        yield f'others than root can change {path}: chown root {path}; chmod go-w {path}'
-
-
-def _directory_flaws(directory: str) -> Iterator[str]:
-    """What is wrong with a directory, or with the way to where it would be, for all to use."""
-    for path, info in way(directory):
-        if not info.st_mode & 0o001:
-            yield (
-                f'{path} is closed to other accounts, which run the scripts: '
-                'choose another --interpreter or --prefix'
-            )
-    yield from strangers(directory)
-
-
-def _place_flaws(directory: str) -> Iterator[str]:
-    """What is wrong with a directory, or with where it would be, for a privileged file."""
-    yield from _directory_flaws(directory)
-    while not os.path.isdir(directory):
-        directory = os.path.dirname(directory)
-    if os.statvfs(directory).f_flag & os.ST_NOSUID:
-        yield (
-            f'{directory} is on a nosuid mount, where file capabilities and set-user-ID mean '
-            'nothing: choose another --prefix, or mount -o remount,suid'
-        )
-
-
-def _make_directory(path: str, undo: ExitStack) -> None:
-    if not os.path.isdir(path):
-        _make_directory(os.path.dirname(path), undo)
-        os.mkdir(path, 0o755)
-        undo.callback(os.rmdir, path)
-        os.chmod(path, 0o755)
-
-
-def _write(path: str, content: bytes, owner: tuple[int, int], mode: int, caps: Caps | None) -> None:
-    with open(path, 'xb') as file:
-        file.write(content)
-        file.flush()  # writing and chown take mode bits and capabilities away
-        os.fchown(file.fileno(), *owner)
-        os.fchmod(file.fileno(), mode)
-        if caps is not None:
-            caps.apply(file.fileno())
+def _stage(plan: Installation, gid: int, undo: ExitStack) -> tuple[str, list[str]]:
+    """Write all that is to be installed and prove it; its directory, and the launchers."""
+    number = unused_id()
+    account = Account(number, number)
+    stage = tempfile.mkdtemp(prefix=f'{plan.name}-', dir=plan.libexec)
+    undo.callback(shutil.rmtree, stage)
+    plan.capped = os.path.join(stage, os.path.basename(plan.original))
+    content, caps = Path(plan.original).read_bytes(), Caps(inheritable=plan.allowed or ())
+    os.close(write_copy(plan.capped, content, (0, gid), 0o750 if gid else 0o700, caps))
+    work = tempfile.mkdtemp(dir=stage)
+    launchers = _write_launchers(plan, work)
+    for directory in work, stage:
+        os.chown(directory, 0, number)
+        os.chmod(directory, 0o710)
+    prove(launchers[0], account, plan.allowed or CapSet())
+    for launcher in launchers:
+        os.chmod(launcher, 0o700)  # until the moment when it gets its place
+    for directory in work, stage:
+        os.chown(directory, 0, 0)
+        os.chmod(directory, 0o755)  # whatever the umask
+        sync(directory)
+    sync(plan.libexec)
+    return stage, launchers
 
 
 def _write_launchers(plan: Installation, directory: str) -> list[str]:
     paths = map(os.fsencode, (plan.capped, plan.original))
     record = RECORD.pack(MAGIC, ALLOW_ROOT * plan.allow_root, *paths)
     written = []
-    for path, template, mode, caps in _launchers(plan):
+    for path, template, mode, caps in plan.launchers():
         content = template.read_bytes()
         start = content.index(MAGIC)
         content = content[:start] + record + content[start + RECORD.size :]
         written.append(os.path.join(directory, os.path.basename(path)))
-        _write(written[-1], content, (0, 0), mode, caps)
+        os.close(write_copy(written[-1], content, (0, 0), mode, caps))
     return written
 
 
-def _write_script(path: str, allowed: CapSet) -> str:
-    """Write an empty script of an account that is not root, where none but root can enter.
+def _put(launcher: str, mode: int, place: str, undo: ExitStack) -> None:
+    """Put a launcher in its place, and the one that was there in its own."""
+    fd = os.open(launcher, os.O_RDONLY | os.O_CLOEXEC)
+    os.fchmod(fd, mode)
+    os.fsync(fd)
+    os.close(fd)
+    if os.path.lexists(place):
+        exchange(launcher, place)
+        undo.callback(exchange, launcher, place)
+    else:
+        os.rename(launcher, place)
+        undo.callback(os.rename, place, launcher)
 
-    Its owner could otherwise write to it before it is marked.
+
+def _clean(
+    plan: Installation, stage: str, launchers: list[str], installed: Installation | None
+) -> list[str]:
+    """Take away what earlier installations left; one sentence for each thing that stays.
+
+    A launch that has begun may still need the launchers and the copy that were there until now.
+    They stay until the next installation, but are of no use to anybody who is not ppy.
     """
-    # A single capability suffices to make the execution a secure one.
-    mark = Caps(inheritable=list(allowed & IAB.from_process().bounding)[:1])
-    _write(path, b'', (NOBODY, NOBODY), 0o755, mark)
-    return path
+    problems: list[str] = []
+    replaced = [launcher for launcher in launchers if os.path.lexists(launcher)]
+    if replaced:
+        time.sleep(LAUNCH)
+    else:
+        os.rmdir(os.path.dirname(launchers[0]))
+    for launcher in replaced:
+        with _noting(problems, launcher):
+            _retire(launcher)
+    previous = os.path.dirname(installed.capped) if installed else ''
+    for directory in plan.stages():
+        with _noting(problems, directory):
+            if directory == previous:
+                for entry in os.scandir(directory):
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry)
+                    else:
+                        os.chmod(entry, 0o700)
+            elif directory != stage:
+                shutil.rmtree(directory)
+    return problems
 
 
-def _prove(launcher: str, script: str) -> None:
-    """Launch the empty script, as an account that is not root."""
+@contextmanager
+def _noting(problems: list[str], path: str) -> Iterator[None]:
     try:
-        done = subprocess.run(
-            [launcher, script],
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
-            cwd='/',
-            env={},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=30,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise InstallError(f'the new ppy cannot launch a script: {error}') from error
-    if done.returncode:
-        reason = os.fsdecode(done.stderr).strip() or f'exit status {done.returncode}'
-        if 'loading shared librar' in reason:  # glibc and musl
-            reason += (
-                '\nWith privileges the dynamic loader ignores $ORIGIN and LD_LIBRARY_PATH: choose '
-                'an --interpreter whose libraries are where the system has them'
-            )
-        raise InstallError(f'the new ppy cannot launch a script: {reason}')
-
-
-def _previous(found: Installation) -> list[str]:
-    """The directory of the installed ppy's capped copy, if it is certain that install made it."""
-    _, capped, _ = read_record(found.ppy) or (0, '', '')
-    directory = os.path.dirname(capped)
-    parent, base = os.path.split(directory)
-    if parent == found.libexec and base.rpartition('-')[0] == found.name:
-        with suppress(FileNotFoundError):
-            info = os.lstat(directory)
-            return [directory] if stat.S_ISDIR(info.st_mode) and info.st_uid == 0 else []
-    return []
-
-
-def _damage(found: Installation) -> Iterator[str]:
-    """What is wrong with an installation."""
-    yield from _place_flaws(os.path.dirname(found.ppy))
-    if any(strangers(os.path.dirname(found.ppy))):
-        return  # they say what the rest is
-    yield from _place_flaws(os.path.dirname(found.capped))
-    yield from _interpreter_flaws(found.original)
-    for path, _, mode, caps in _launchers(found):
-        yield from _file_flaws(found, path, 0, mode, caps)
-    gid = grp.getgrnam(found.group).gr_gid if found.group else 0
-    mode = 0o750 if gid else 0o700
-    yield from _file_flaws(found, found.capped, gid, mode, Caps(inheritable=found.allowed or ()))
-    news = CapSet.all() - (found.allowed or CapSet.all())
-    if found.allowed and means_all(found.allowed) and news:
-        yield f'{found.capped} is from before this kernel, which adds {news}: {found.command}'
-    try:
-        if Path(found.capped).read_bytes() != Path(found.original).read_bytes():
-            yield f'{found.original} has changed since it was copied: {found.command}'
-    except FileNotFoundError:
-        pass  # said above
-    except PermissionError:
-        yield f'only root can compare {found.capped} with its original: run this with sudo'
-
-
-def _file_flaws(
-    found: Installation, path: str, gid: int, mode: int, caps: Caps | None
-) -> Iterator[str]:
-    try:
-        info, actual = os.lstat(path), Caps.from_file(path)
+        yield
     except OSError as error:
-        yield f'{path}: {error.strerror}: {found.command}'
+        problems.append(f'{path} is of an earlier installation and stays: {error.strerror}')
+
+
+def _retire(launcher: str) -> None:
+    """Take privilege from a launcher that has been replaced."""
+    if os.path.islink(launcher):
         return
-    has = _traits(info.st_mode, info.st_uid, info.st_gid, actual if actual.marked else None)
-    want = _traits(stat.S_IFREG | mode, 0, gid, caps)
-    if has != want:
-        yield f'{path} is {has}, not {want}: {found.command}'
-
-
-def _traits(mode: int, uid: int, gid: int, caps: Caps | None) -> str:
-    text = 'without capabilities' if caps is None else str(caps)
-    root_id = f' [rootid={caps.root_id}]' if caps is not None and caps.root_id else ''
-    return f'{stat.filemode(mode)} {uid}:{gid} {text}{root_id}'
+    fd = os.open(launcher, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        strip(fd)
+    finally:
+        os.close(fd)

@@ -19,13 +19,14 @@ from typing import Any
 
 from caps import IAB, Caps, CapSet
 from caps.accounts import user_name
+from caps.admin.transaction import AdminError
 from caps.system.path import NOBODY
 
 UNMARKED = '.unmarked'  # what the name of a link has while the copy is in its place
 PROOF = "import os, sys; print(sys.prefix, open('/proc/self/status').read(), sep='\\n')"
 
 
-class VenvError(Exception):
+class VenvError(AdminError):
     """The reason why an environment was left as it was."""
 
 

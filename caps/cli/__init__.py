@@ -64,10 +64,10 @@ def _drop_output() -> None:
 
 
 def _is_refusal(error: Exception) -> bool:
-    from caps.admin.ppy import InstallError
-    from caps.admin.venv import VenvError
+    from caps.admin.transaction import AdminError
+    from caps.system.run import RunError
 
-    return isinstance(error, (OSError, ValueError, LookupError, InstallError, VenvError))
+    return isinstance(error, (OSError, ValueError, LookupError, AdminError, RunError))
 
 
 class _Version(argparse.Action):

@@ -38,6 +38,7 @@ SHAPE: Document = {
     'group': 'str | null',
     'allowed': '[str] | null',
     'allow_root': 'bool',
+    'version': 'str | null',
     **PROBLEMS,
 }
 REMOVED: Document = {'ppy': 'str', **PROBLEMS}
@@ -50,13 +51,17 @@ def add(commands: Commands) -> None:
     text = 'put a launcher in place, or renew it'
     parser = group.add('install', install, text, EXAMPLES, SHAPE)
     _add_place(parser)
+    either = argparse.BooleanOptionalAction
     parser.add_argument('--interpreter', metavar='PATH', help='default: the Python running this')
     parser.add_argument(
-        '--setuid', action='store_true', help='set-user-ID root instead of file capabilities'
+        '--setuid', action=either, help='set-user-ID root instead of file capabilities'
     )
     parser.add_argument('--group', metavar='NAME', help='may execute the capped copy directly')
     parser.add_argument('--allow', metavar='CAPS', help='what scripts can be given; default: all')
-    parser.add_argument('--allow-root', action='store_true', help="launch root's scripts as well")
+    parser.add_argument('--allow-root', action=either, help="launch root's scripts as well")
+    parser.add_argument(
+        '--reset', action='store_true', help='forget what the present installation was made with'
+    )
     text = 'say what is installed and what is wrong with it'
     _add_place(group.add('status', status, text, EXAMPLES, SHAPE))
     _add_place(group.add('remove', remove, 'take it away', EXAMPLES, REMOVED))
@@ -78,6 +83,7 @@ def install(arguments: argparse.Namespace, out: Output) -> bool:
         group=arguments.group,
         allow=arguments.allow,
         allow_root=arguments.allow_root,
+        reset=arguments.reset,
     )
     return _report(installation, out)
 
@@ -85,7 +91,7 @@ def install(arguments: argparse.Namespace, out: Output) -> bool:
 def status(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.admin import ppy
 
-    return _report(ppy.status(arguments.prefix, arguments.name), out)
+    return _report(ppy.installation_at(arguments.prefix, arguments.name), out)
 
 
 def remove(arguments: argparse.Namespace, out: Output) -> bool:
@@ -105,7 +111,8 @@ def _report(installation: Installation, out: Output) -> bool:
         out.line(f'{installation.ppy} runs scripts under {installation.original}')
         out.line(f'  capped copy:     {installation.capped}')
         how = 'set-user-ID root' if installation.setuid else 'file capabilities'
-        out.line(f'  launcher:        {how}')
+        of = f', version {installation.version}' if installation.version else ''
+        out.line(f'  launcher:        {how}{of}')
         out.line(f'  can hand out:    {"every capability" if everything else limits}')
         out.line(f'  scripts of root: {"launched" if installation.allow_root else "refused"}')
         out.line(f'  group:           {installation.group or "none"}')
@@ -126,4 +133,5 @@ def document(installation: Installation) -> Document:
         'group': installation.group,
         'allowed': None if allowed is None else list(allowed),
         'allow_root': installation.allow_root,
+        'version': installation.version,
     }

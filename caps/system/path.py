@@ -22,7 +22,7 @@ def strangers(directory: str) -> Iterator[str]:
                 'have: use another directory'
             )
         elif info.st_uid:
-            yield f'{path} belongs to uid {info.st_uid}, not to root: chown root {path}'
+            yield f'{path} belongs to uid {info.st_uid}, not to root: use another directory'
         is_sticky = info.st_mode & stat.S_ISVTX
         is_open = info.st_mode & 0o022 and not (is_sticky and path != directory)
         if is_open and stat.S_ISDIR(info.st_mode):

@@ -27,6 +27,7 @@ from caps import Caps, _caps
 REPORT = struct.Struct('=ii')  # errno of the start, and exit status
 CLONE_NEWPID = 0x20000000
 KEYCTL_JOIN_SESSION_KEYRING = 1
+ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 KILLING = 5.0  # seconds, for what makes processes faster than they are killed
 
 
@@ -59,7 +60,8 @@ def run_as(
     account: who it runs as, without capabilities; None for who runs this
     seconds, limit: for how long it may run, and how many bytes it may print
 
-    Raises OSError where it cannot be started, and RunError where it went beyond a limit.
+    Raises OSError where it cannot be started, and RunError where it went beyond a limit; and as
+    `stop_if_signalled` does.
     """
     with _Pipes() as pipes:
         supervisor = os.fork()
@@ -77,6 +79,12 @@ def run_as(
     if error:
         raise OSError(error, os.strerror(error), argv[0])
     return Finished(status, output, errors)
+
+
+def stop_if_signalled() -> None:
+    """Raise KeyboardInterrupt where a signal that ends this process waits, being blocked."""
+    if signal.sigpending() & ENDING:
+        raise KeyboardInterrupt
 
 
 class _Pipes:
@@ -119,10 +127,11 @@ def _collect(pipes: _Pipes, name: str, seconds: float, limit: int) -> tuple[byte
         while selector.get_map():
             # With the report nothing is left that could still print; what it printed is here.
             is_over = pipes.report not in selector.get_map()
-            ready = selector.select(0 if is_over else max(0, end - time.monotonic()))
+            ready = selector.select(0 if is_over else 0.1)
+            stop_if_signalled()
             if not ready and is_over:
                 break
-            if not ready:
+            if time.monotonic() > end:
                 raise RunError(f'{name} has not ended within {seconds:g} seconds')
             for fd in (key.fd for key, _ in ready):
                 part = os.read(fd, 1 << 16)
@@ -137,7 +146,7 @@ def _collect(pipes: _Pipes, name: str, seconds: float, limit: int) -> tuple[byte
 def _supervise(argv: Sequence[str], account: Account | None, pipes: _Pipes) -> NoReturn:
     try:
         output, errors, report, life = pipes.theirs
-        for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+        for number in ENDING:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.setsid()

@@ -710,7 +710,7 @@ def test_a_ppy_that_lacks_a_defence_is_found_out(attempt, scene, monkeypatch, vi
     (scene / 'template').mkdir()
     command = ['gcc', '-w', '-static-pie', '-fPIE', '-I', ROOT / 'ext', sources / 'ppy.c']
     subprocess.run([*command, '-o', scene / 'template/ppy', '-lcap'], check=True)
-    monkeypatch.setattr('caps.admin.ppy.TEMPLATES', scene / 'template')
+    monkeypatch.setattr('caps.admin.installation.TEMPLATES', scene / 'template')
     found = (n for n, _, wrong in attempt(1000, 'mutant') if any(violation in w for w in wrong))
     n = next(found, None)
     assert n is not None

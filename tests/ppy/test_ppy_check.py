@@ -229,7 +229,7 @@ def test_each_fix_fixes(scene, script, accounts, ppy):
 
 def test_ppy_check_has_no_privilege_and_needs_none(script, accounts, ppy):
     program = Path(f'{ppy.path}-check')
-    assert stat.S_IMODE(program.stat().st_mode) == 0o755
+    assert stat.S_IMODE(program.stat().st_mode) == 0o711
     assert not Caps.from_file(program).marked
     check(ppy, script('', 'cap_net_raw=i'), account=accounts.attacker, check=True)
 

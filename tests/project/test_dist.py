@@ -4,7 +4,8 @@ import tarfile
 
 import pytest
 
-from caps.admin.ppy import MAGIC, install, remove
+from caps.admin.ppy import install, remove
+from caps.system.launcher import MAGIC
 from support import ROOT, needs_root, run
 from support.launchers import Ppy
 from support.pythons import FOUND

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from caps.admin.ppy import RECORD
+from caps.system.launcher import RECORD
 from support import ROOT, SOAK, SUPPORT, needs_root, require, run
 from support.pythons import LIBRARY
 from support.sources import compile_c, plant

@@ -1,0 +1,249 @@
+"""An installed ppy as it is found: what it was installed with, and what is wrong with it."""
+
+import grp
+import os
+import re
+import shlex
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from caps import Caps, CapSet
+from caps.admin.copies import unused_id
+from caps.admin.places import interpreter_flaws, place_flaws
+from caps.admin.proof import InstallError, library_flaws
+from caps.admin.transaction import AdminError
+from caps.system.launcher import (
+    ALLOW_ROOT,
+    LAUNCHER_CAPS,
+    MAGIC,
+    NAME,
+    PREFIX,
+    RECORD,
+    means_all,
+    read_record,
+)
+from caps.system.path import strangers
+from caps.system.run import Account, RunError, run_as
+
+TEMPLATES = Path(__file__).parent.parent
+PathText = str | os.PathLike[str]
+
+
+@dataclass
+class Installation:
+    """What is installed under a name.
+
+    prefix, name: what it was installed with
+    original: the path of the interpreter, empty where nothing is installed
+    capped: the path of its capped copy
+    setuid: whether ppy is set-user-ID root, else it has file capabilities
+    group: whose members may execute the capped copy, None for nobody
+    allowed: what scripts can be given at most, None where that is unknown
+    allow_root: whether scripts of root are launched
+    version: of the package that ppy is from, None where that is unknown
+    problems: one sentence for each thing that is wrong, with the command that fixes it
+    """
+
+    prefix: str
+    name: str
+    original: str = ''
+    capped: str = ''
+    setuid: bool = False
+    group: str | None = None
+    allowed: CapSet | None = None
+    allow_root: bool = False
+    version: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+    # Where bin and libexec lead is decided once, and looked at after that.
+    @cached_property
+    def ppy(self) -> str:
+        """The path of the launcher."""
+        return os.path.join(os.path.realpath(os.path.join(self.prefix, 'bin')), self.name)
+
+    @cached_property
+    def libexec(self) -> str:
+        """The directory that holds the directory of the capped copy."""
+        return os.path.realpath(os.path.join(self.prefix, 'libexec'))
+
+    @property
+    def command(self) -> str:
+        """The command that makes this installation again."""
+        words = ['caps', 'ppy', 'install', '--interpreter', self.original]
+        words += ['--prefix', self.prefix, '--name', self.name]
+        words += ['--setuid'] * self.setuid + ['--allow-root'] * self.allow_root
+        words += ['--group', self.group] if self.group else []
+        if self.allowed is None or not means_all(self.allowed):
+            words += ['--allow', 'CAPS' if self.allowed is None else str(self.allowed)]
+        return shlex.join(words)
+
+    def launchers(self) -> Iterator[tuple[str, Path, int, Caps | None]]:
+        """Path, template, mode and capabilities; the first is what makes an installation."""
+        mode, caps = (0o4755, None) if self.setuid else (0o755, LAUNCHER_CAPS)
+        yield self.ppy, TEMPLATES / 'ppy', mode, caps
+        if (TEMPLATES / 'ppy-check').exists():
+            # Who runs it cannot read it, and so cannot trace it and speak in its place.
+            yield f'{self.ppy}-check', TEMPLATES / 'ppy-check', 0o711, None
+
+    def stages(self) -> list[str]:
+        """The directories in libexec that installing under this name has made."""
+        pattern = re.compile(re.escape(self.name) + '-[a-z0-9_]{8}')
+        with suppress(FileNotFoundError):
+            names = filter(pattern.fullmatch, os.listdir(self.libexec))
+            return [path for path in (f'{self.libexec}/{name}' for name in names) if is_stage(path)]
+        return []
+
+
+def is_stage(path: str) -> bool:
+    """Whether a directory is root's and holds what an installation has: a copy, and launchers."""
+    info = os.lstat(path)
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid or os.path.ismount(path):
+        return False
+    programs = [entry.name for entry in os.scandir(path) if not entry.is_dir(follow_symlinks=False)]
+    return len(programs) <= 1
+
+
+def named(prefix: PathText, name: str) -> Installation:
+    """What would be installed under a name, which nobody has looked at."""
+    if name in ('', '.', '..') or '/' in name:
+        raise InstallError(f'{name!r} cannot be the name of a launcher: choose another --name')
+    if not os.fspath(prefix):  # of which os.path.realpath() makes the working directory
+        raise InstallError("'' cannot be the directory of an installation: choose another --prefix")
+    return Installation(os.path.realpath(prefix), name)
+
+
+def recorded(prefix: PathText, name: str) -> Installation | None:
+    """What is installed under a name, by its record and marks; None for nothing."""
+    installation = named(prefix, name)
+    flags, installation.capped, installation.original = read_record(installation.ppy) or (0, '', '')
+    if not installation.original:
+        return None
+    installation.allow_root = bool(flags & ALLOW_ROOT)
+    installation.setuid = bool(os.stat(installation.ppy).st_mode & stat.S_ISUID)
+    with suppress(OSError, KeyError):
+        caps = Caps.from_file(installation.capped)
+        installation.allowed = caps.inheritable if caps.marked else None
+        gid = os.stat(installation.capped).st_gid
+        installation.group = grp.getgrgid(gid).gr_name if gid else None
+    return installation
+
+
+def installation_at(prefix: PathText = PREFIX, name: str = NAME) -> Installation:
+    """Look at an installation.
+
+    prefix, name: what it was installed with
+
+    Returns its parts, and in `problems` what is wrong with it and the command that fixes it.
+    """
+    installation = recorded(prefix, name)
+    if installation is None:
+        installation = named(prefix, name)
+        words = ['--prefix', installation.prefix] if installation.prefix != PREFIX else []
+        words += ['--name', name] if name != NAME else []
+        fix = shlex.join(['caps', 'ppy', 'install', *words])
+        installation.problems = [f'{installation.ppy} is not installed: {fix}']
+        return installation
+    installation.problems = list(dict.fromkeys(_damage(installation)))
+    return installation
+
+
+def _damage(installation: Installation) -> Iterator[str]:
+    """What is wrong with an installation."""
+    if not os.path.isdir('/proc/self/fd'):
+        yield '/proc is not mounted here, without which neither ppy nor this can look at files'
+        return
+    yield from place_flaws(os.path.dirname(installation.ppy))
+    if any(strangers(os.path.dirname(installation.ppy))):
+        return  # they say what the rest is
+    yield from place_flaws(os.path.dirname(installation.capped))
+    flaws = list(interpreter_flaws(installation.original))
+    yield from flaws
+    if not flaws:
+        yield from library_flaws(installation.original, prover())
+    for path, template, mode, caps in installation.launchers():
+        flaws = list(_file_flaws(installation, path, 0, mode, caps))
+        yield from flaws or _age(installation, path, template)
+    gid = grp.getgrnam(installation.group).gr_gid if installation.group else 0
+    mode, caps = 0o750 if gid else 0o700, Caps(inheritable=installation.allowed or ())
+    yield from _file_flaws(installation, installation.capped, gid, mode, caps)
+    news = CapSet.all() - (installation.allowed or CapSet.all())
+    if installation.allowed and means_all(installation.allowed) and news:
+        yield (
+            f'{installation.capped} is from before this kernel, which adds {news}: '
+            f'{installation.command}'
+        )
+    try:
+        if Path(installation.capped).read_bytes() != Path(installation.original).read_bytes():
+            yield f'{installation.original} has changed since it was copied: {installation.command}'
+    except FileNotFoundError:
+        pass  # said above
+    except PermissionError:
+        yield f'only root can compare {installation.capped} with its original: run this with sudo'
+
+
+def prover() -> Account | None:
+    """Who a proof runs as: for root an account that nobody has, else who runs this."""
+    if os.geteuid():
+        return None
+    number = unused_id()
+    return Account(number, number)
+
+
+def _age(installation: Installation, path: str, template: Path) -> Iterator[str]:
+    """Whether a launcher is the package's; sets which version it is of."""
+    if path == installation.ppy:
+        installation.version = _version(path)
+    try:
+        if _without_record(Path(path)) == _without_record(template):
+            return
+    except PermissionError:  # only root can read it
+        return
+    here = _package_version()
+    there = f'of version {installation.version}, not' if installation.version else 'not'
+    yield f'{path} is {there} the ppy of this package, version {here}: {installation.command}'
+
+
+def _without_record(path: Path) -> bytes:
+    content = path.read_bytes()
+    start = content.find(MAGIC)
+    return content[:start] + content[start + RECORD.size :]
+
+
+def _package_version() -> str:
+    with suppress(PackageNotFoundError):
+        return version('caps-ppy')
+    return 'unknown'
+
+
+def _version(launcher: str) -> str | None:
+    """What a launcher calls itself: "ppy VERSION", or "ppy (caps-ppy) VERSION"."""
+    with suppress(OSError, RunError, AdminError):
+        words = os.fsdecode(run_as([launcher, '--version'], prover()).output).split()
+        if words and re.match('[0-9]', words[-1]):
+            return words[-1]
+    return None
+
+
+def _file_flaws(
+    installation: Installation, path: str, gid: int, mode: int, caps: Caps | None
+) -> Iterator[str]:
+    try:
+        info, actual = os.lstat(path), Caps.from_file(path)
+    except OSError as error:
+        yield f'{path}: {error.strerror}: {installation.command}'
+        return
+    has = _traits(info.st_mode, info.st_uid, info.st_gid, actual if actual.marked else None)
+    want = _traits(stat.S_IFREG | mode, 0, gid, caps)
+    if has != want:
+        yield f'{path} is {has}, not {want}: {installation.command}'
+
+
+def _traits(mode: int, uid: int, gid: int, caps: Caps | None) -> str:
+    text = 'without capabilities' if caps is None else str(caps)
+    root_id = f' [rootid={caps.root_id}]' if caps is not None and caps.root_id else ''
+    return f'{stat.filemode(mode)} {uid}:{gid} {text}{root_id}'

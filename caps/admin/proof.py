@@ -1,0 +1,87 @@
+"""What a launcher and an interpreter do when they run, as an account that nobody else has."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+
+from caps import IAB, Caps, CapSet
+from caps.admin.copies import write_copy
+from caps.admin.transaction import AdminError
+from caps.system.path import strangers
+from caps.system.run import Account, RunError, run_as
+
+# Where an interpreter takes its code from, and whether it has this package.
+PROBE = """
+import importlib.util, json, sys
+spec = importlib.util.find_spec('caps')
+problem = ''
+if spec is not None:
+    try:
+        import caps
+        caps.Caps
+    except Exception as error:
+        problem = f'{error}'
+with open('/proc/self/maps') as file:
+    mapped = {line.split(None, 5)[5].strip() for line in file if '/' in line}
+json.dump([sys.path, sorted(mapped), problem], sys.stdout)
+"""
+
+
+class InstallError(AdminError):
+    """The reason why nothing was installed or removed."""
+
+
+def prove(launcher: str, account: Account, allowed: CapSet) -> None:
+    """Launch an empty script of an account, beside the launcher, and remove it.
+
+    Raises InstallError where that fails.
+    """
+    script = f'{launcher}.script'
+    # A single capability suffices to make the execution a secure one.
+    mark = Caps(inheritable=list(allowed & IAB.from_process().bounding)[:1])
+    os.close(write_copy(script, b'', (account.uid, account.gid), 0o750, mark))
+    try:
+        finished = run_as([launcher, script], account)
+    except (OSError, RunError) as error:
+        raise InstallError(f'the new ppy cannot launch a script: {error}') from error
+    finally:
+        os.unlink(script)
+    if finished.status:
+        reason = os.fsdecode(finished.errors).strip() or f'exit status {finished.status}'
+        if 'loading shared librar' in reason:  # glibc and musl
+            reason += (
+                '\nWith privileges the dynamic loader ignores $ORIGIN and LD_LIBRARY_PATH: choose '
+                'an --interpreter whose libraries are where the system has them'
+            )
+        raise InstallError(f'the new ppy cannot launch a script: {reason}')
+
+
+def library_flaws(interpreter: str, account: Account | None) -> Iterator[str]:
+    """What is wrong with where a Python takes its code from.
+
+    interpreter: the program, of which and of the way to which nothing is wrong
+    account: who to run it as, None for who runs this
+    """
+    if not re.fullmatch(r'(python|pypy)[0-9.]*[a-z]*', os.path.basename(interpreter)):
+        return
+    try:
+        finished = run_as([interpreter, '-I', '-c', PROBE], account)
+        path, mapped, problem = json.loads(finished.output)
+    except (OSError, RunError, ValueError):
+        return  # no Python after all, or one that the proof will find fault with
+    if problem:
+        yield (
+            f'{interpreter} has caps installed, but other accounts cannot import it: {problem}: '
+            'install the package again with umask 022'
+        )
+    places = dict.fromkeys([*path, *(os.path.dirname(name) for name in mapped)])
+    for place in map(os.path.realpath, places):
+        for flaw in strangers(place if os.path.isdir(place) else os.path.dirname(place)):
+            yield f'{interpreter} takes code from {place}: {flaw}: choose another --interpreter'
+    for name in mapped:
+        if os.path.exists(name) and (os.stat(name).st_uid or os.stat(name).st_mode & 0o022):
+            yield (
+                f'{interpreter} takes code from {name}, which users other than root can change: '
+                'choose another --interpreter'
+            )
