@@ -279,7 +279,10 @@ static void check_program(int fd, const char *name, const struct stat *script)
 	must(st.st_dev != script->st_dev || st.st_ino != script->st_ino, path,
 	     "must not itself be the script", NULL);
 	const struct way way = {0, "must be owned by root", inspect};
-	walk_to(path, &way, &st);
+	if (!walk_reaches(path, &way, &st)) { /* an installation has moved it meanwhile */
+		locate(fd, name, path);
+		walk_to(path, &way, &st);
+	}
 	if (strcmp(name, path) != 0) /* a link, by which a virtual environment is found */
 		walk_to(name, &way, NULL);
 }

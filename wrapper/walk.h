@@ -61,8 +61,9 @@ static void check_directory(int fd, const char *path, const struct way *way, boo
 	     is_sticky ? way->fix : fix_by("chmod go-w %s", quote(path)));
 }
 
-/* Every directory is opened in the one checked before it, so none can be exchanged meanwhile. */
-static void walk_to(const char *path, const struct way *way, const struct stat *expected)
+/* Walks to a path and says whether the expected file is there. Every directory is opened in the
+   one checked before it, so none can be exchanged meanwhile. */
+static bool walk_reaches(const char *path, const struct way *way, const struct stat *expected)
 {
 	char walked[PATH_MAX];
 	strcpy(walked, path);
@@ -85,7 +86,12 @@ static void walk_to(const char *path, const struct way *way, const struct stat *
 	if (fstatat(fd, name, &found, AT_SYMLINK_NOFOLLOW) < 0)
 		refuse_errno(path);
 	close(fd);
-	if (expected && (found.st_dev != expected->st_dev || found.st_ino != expected->st_ino))
+	return !expected || (found.st_dev == expected->st_dev && found.st_ino == expected->st_ino);
+}
+
+static void walk_to(const char *path, const struct way *way, const struct stat *expected)
+{
+	if (!walk_reaches(path, way, expected))
 		refuse(REFUSED, path, "must be the file that was opened", NULL);
 }
 

@@ -73,3 +73,18 @@ def directory_flaws(directory: str) -> Iterator[str]:
                 'choose another --interpreter or --prefix'
             )
     yield from strangers(directory)
+
+
+def stops(path: str) -> Iterator[str]:
+    """Where a path leads, and before that each directory that has a link on its way."""
+    here, rest, links = '/', path.split('/')[::-1], 40  # as many as the kernel follows
+    while rest:
+        step = os.path.normpath(os.path.join(here, rest.pop()))
+        if links and os.path.islink(step):
+            yield here
+            target, links = os.readlink(step), links - 1
+            rest += target.split('/')[::-1]
+            here = '/' if target.startswith('/') else here
+        else:
+            here = step
+    yield here

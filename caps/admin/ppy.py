@@ -96,8 +96,9 @@ def install(
         _refuse(_obstacles(plan))
         stage, launchers = _stage(plan, gid, undo)
         stop_if_signalled()
-        for launcher, (place, _, mode, _) in zip(launchers, plan.launchers(), strict=True):
-            _put(launcher, mode, place, undo)
+        os.chmod(os.path.dirname(launchers[0]), 0o755)  # where replaced launchers will be
+        for launcher, (place, *_) in zip(launchers, plan.launchers(), strict=True):
+            _put(launcher, place, undo)
         sync(os.path.dirname(plan.ppy))
         problems = _clean(plan, stage, launchers, installed)
     result = installation_at(prefix, name)
@@ -238,11 +239,9 @@ def _stage(plan: Installation, gid: int, undo: ExitStack) -> tuple[str, list[str
         os.chown(directory, 0, number)
         os.chmod(directory, 0o710)
     prove(launchers[0], account, plan.allowed or CapSet())
-    for launcher in launchers:
-        os.chmod(launcher, 0o700)  # until the moment when it gets its place
-    for directory in work, stage:
+    for directory, mode in (work, 0o700), (stage, 0o755):
         os.chown(directory, 0, 0)
-        os.chmod(directory, 0o755)  # whatever the umask
+        os.chmod(directory, mode)  # whatever the umask
         sync(directory)
     sync(plan.libexec)
     return stage, launchers
@@ -261,12 +260,8 @@ def _write_launchers(plan: Installation, directory: str) -> list[str]:
     return written
 
 
-def _put(launcher: str, mode: int, place: str, undo: ExitStack) -> None:
+def _put(launcher: str, place: str, undo: ExitStack) -> None:
     """Put a launcher in its place, and the one that was there in its own."""
-    fd = os.open(launcher, os.O_RDONLY | os.O_CLOEXEC)
-    os.fchmod(fd, mode)
-    os.fsync(fd)
-    os.close(fd)
     if os.path.lexists(place):
         exchange(launcher, place)
         undo.callback(exchange, launcher, place)
@@ -296,7 +291,7 @@ def _clean(
     for directory in plan.stages():
         with _noting(problems, directory):
             if directory == previous:
-                for entry in os.scandir(directory):
+                for entry in list(os.scandir(directory)):
                     if entry.is_dir(follow_symlinks=False):
                         shutil.rmtree(entry)
                     else:

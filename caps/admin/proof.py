@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from caps import IAB, Caps, CapSet
 from caps.admin.copies import write_copy
+from caps.admin.places import stops
 from caps.admin.transaction import AdminError
 from caps.system.path import strangers
 from caps.system.run import Account, RunError, run_as
@@ -67,7 +68,7 @@ def library_flaws(interpreter: str, account: Account | None) -> Iterator[str]:
         return
     try:
         finished = run_as([interpreter, '-I', '-c', PROBE], account)
-        path, mapped, problem = json.loads(finished.output)
+        search, mapped, problem = json.loads(finished.output)
     except (OSError, RunError, ValueError):
         return  # no Python after all, or one that the proof will find fault with
     if problem:
@@ -75,13 +76,19 @@ def library_flaws(interpreter: str, account: Account | None) -> Iterator[str]:
             f'{interpreter} has caps installed, but other accounts cannot import it: {problem}: '
             'install the package again with umask 022'
         )
-    places = dict.fromkeys([*path, *(os.path.dirname(name) for name in mapped)])
-    for place in map(os.path.realpath, places):
-        for flaw in strangers(place if os.path.isdir(place) else os.path.dirname(place)):
-            yield f'{interpreter} takes code from {place}: {flaw}: choose another --interpreter'
-    for name in mapped:
-        if os.path.exists(name) and (os.stat(name).st_uid or os.stat(name).st_mode & 0o022):
-            yield (
-                f'{interpreter} takes code from {name}, which users other than root can change: '
-                'choose another --interpreter'
-            )
+    for path in dict.fromkeys([*search, *mapped]):
+        yield from (
+            f'{interpreter} takes code from {path}: {flaw}: choose another --interpreter'
+            for flaw in _code_flaws(path)
+        )
+
+
+def _code_flaws(path: str) -> Iterator[str]:
+    """Who else than root can change a file or directory, or what its name leads to."""
+    for stop in stops(path):
+        if not os.path.isfile(stop):
+            yield from strangers(stop)
+        else:
+            yield from strangers(os.path.dirname(stop))
+            if os.stat(stop).st_uid or os.stat(stop).st_mode & 0o022:
+                yield f'users other than root can change {stop}'

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from caps import Caps, CapSet
+from caps.admin import installation
 from caps.admin.ppy import InstallError, _lock, install, installation_at, remove
 from caps.cli import main
 from support import needs, needs_root, run
+from support.venvs import make_venv, pip
 
 pytestmark = needs_root
 
@@ -640,3 +642,123 @@ def test_module_is_the_same_command_line():
     done = run(sys.executable, '-m', 'caps', 'ppy', '--help')
     assert done.returncode == 0
     assert 'usage: caps ppy' in done.stdout
+
+
+def test_installing_again_keeps_what_was_chosen(prefix, program, accounts, setuid):
+    group = accounts.owner.name
+    chosen = install(
+        program, prefix, setuid=setuid, group=group, allow='cap_kill', allow_root=not setuid
+    )
+    again = install(prefix=prefix)
+    assert again.command == chosen.command
+    assert again.problems == []
+    other = install(prefix=prefix, allow='all', setuid=not setuid)
+    assert other.allowed == CapSet.all()
+    assert (other.original, other.group) == (chosen.original, group)
+    assert (other.setuid, other.allow_root) == (not setuid, not setuid)
+    reset = install(SH, prefix, reset=True)
+    assert (reset.group, reset.allowed, reset.setuid) == (None, CapSet.all(), False)
+    assert not reset.allow_root
+
+
+def test_limits_that_nothing_tells_any_more_are_asked_for(prefix, program, installed):
+    Caps.remove(installed.capped)
+    refused(prefix, 'what scripts can be given: say it with --allow', None)
+    assert install(prefix=prefix, allow='cap_kill').allowed == CapSet('cap_kill')
+
+
+def test_launcher_of_another_account_does_not_say_what_is_kept(prefix, installed, accounts):
+    os.chown(installed.ppy, accounts.attacker.uid, 0)
+    refused(prefix, f'belongs to uid {accounts.attacker.uid}, .* --reset', None)
+    assert install(SH, prefix, reset=True).problems == []
+
+
+def test_members_of_a_group_that_is_no_more_chosen_cannot_use_the_copy(prefix, accounts):
+    with_group = install(SH, prefix, group=accounts.attacker.name)
+    assert run(with_group.capped, '-c', ':', account=accounts.attacker).returncode == 0
+    install(SH, prefix, reset=True)
+    with pytest.raises(PermissionError):
+        run(with_group.capped, '-c', ':', account=accounts.attacker)
+
+
+def test_status_tells_a_launcher_of_another_version(prefix, installed, monkeypatch, tmp_path):
+    for name in 'ppy', 'ppy-check':
+        content = (installation.TEMPLATES / name).read_bytes()
+        (tmp_path / name).write_bytes(content.replace(b'usage', b'Usage'))
+    monkeypatch.setattr(installation, 'TEMPLATES', tmp_path)
+    problems = installation_at(prefix).problems
+    assert [problem.split()[0] for problem in problems] == [
+        installed.ppy,
+        f'{installed.ppy}-check',
+    ]
+    assert all('the ppy of this package, version 0' in problem for problem in problems)
+    assert all(problem.endswith(installed.command) for problem in problems)
+
+
+def test_python_whose_library_is_another_accounts_is_refused(scene, prefix, accounts, den):
+    """A copy of a python has its standard library where it was copied from."""
+    python = os.path.realpath('/usr/bin/python3')
+    version = os.path.basename(python)
+    (den / 'lib').mkdir()
+    (den / 'lib' / version).symlink_to(f'/usr/lib/{version}')
+    (den / 'bin').mkdir()
+    for path in den / 'lib', den / 'lib' / version:
+        os.chown(path, accounts.attacker.uid, accounts.attacker.gid, follow_symlinks=False)
+    (scene / 'env/bin').mkdir(parents=True)
+    shutil.copy(python, scene / 'env/bin/python3')
+    (scene / 'env/pyvenv.cfg').write_text(f'home = {den}/bin\n')
+    for path in scene / 'env', scene / 'env/bin':
+        path.chmod(0o755)
+    program = scene / 'env/bin/python3'
+    code = 'import sys; print(sys.path)'
+    assert f'{den}/lib' in run(program, '-c', code, account=accounts.attacker).stdout
+    told = f'takes code from {den}/lib.*belongs to uid {accounts.attacker.uid}'
+    refused(prefix, told, program)
+
+
+def test_package_that_other_accounts_cannot_import_is_told(prefix, scene, wheel):
+    venv = make_venv('/usr/bin/python3', scene / 'venv')
+    pip(venv, 'install', '--no-index', '--no-deps', wheel)
+    python = venv / 'bin/python'
+    (package,) = venv.glob('lib/python*/site-packages/caps')
+    assert install(python, prefix).problems == []
+    package.chmod(0o700)  # as umask 077 has it
+    told = f'{python} has caps installed, but other accounts cannot import it: '
+    assert [problem.startswith(told) for problem in installation_at(prefix).problems] == [True]
+    refused(prefix, told, None)
+
+
+@needs('cap_sys_admin')
+def test_status_says_what_it_lacks_without_proc(prefix, installed):
+    code = f'umount -l /proc; exec {sys.executable} -m caps ppy status --prefix {prefix}'
+    done = run('unshare', '-m', 'sh', '-c', code)
+    assert done.returncode == 1
+    assert done.stderr.startswith('caps: /proc is not mounted here')
+    assert done.stderr.count('\n') == 1
+
+
+@needs('cap_sys_admin')
+def test_status_notices_a_noexec_mount(prefix, installed):
+    run('mount', '--bind', prefix, prefix, check=True)
+    try:
+        run('mount', '-o', 'remount,bind,noexec', prefix, check=True)
+        assert f'{prefix}/bin is on a noexec mount' in installation_at(prefix).problems[0]
+    finally:
+        run('umount', prefix, check=True)
+
+
+def test_remove_keeps_what_it_does_not_know(prefix, installed):
+    for name in 'ppy-settings', 'ppy-12345678', 'ppy-x-12345678':
+        (prefix / 'libexec' / name).mkdir()
+        (prefix / 'libexec' / name / 'one').touch()
+        (prefix / 'libexec' / name / 'two').touch()
+    remove(prefix)
+    assert len(files(prefix)) == 6
+
+
+def test_chain_of_links_to_a_closed_directory_is_shown(prefix, program, scene):
+    (scene / 'one').symlink_to(scene / 'two')
+    (scene / 'two').symlink_to(program)
+    program.parent.chmod(0o700)
+    said = refused(prefix, 'is closed to other accounts', scene / 'one')
+    assert said.endswith(f'(by way of {scene}/one -> {scene}/two -> {program})')
