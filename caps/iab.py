@@ -12,7 +12,8 @@ class IAB(State):
     """The inheritable, ambient and bounding sets of a process; libcap's cap_iab_t.
 
     Each set is a `CapSet`, as an attribute and as an item.  What libcap's text blocks with ``!``
-    is not in ``bounding``.
+    is not in ``bounding``, which is an upper limit: `apply` takes from the bounding set what is
+    not in it, and adds nothing, as nothing can.
 
     text: as cap_iab_from_text(3) takes it, or another `IAB` to copy.
     Raises ValueError for text that libcap rejects.
@@ -69,10 +70,11 @@ class IAB(State):
             raise OSError(error.errno, f'process {pid}: {error.strerror}') from None
 
     def apply(self, *, all_threads: bool = False) -> 'IAB':
-        """Make this the state of the calling thread; returns self.
+        """Make this the state of the calling thread, as cap_iab_set_proc(3) does; returns self.
 
-        cap_setpcap is made effective meanwhile where it is permitted, as cap_iab_set_proc(3)
-        does; dropping from bounding needs it.
+        Inheritable and ambient become what they are here.  What is not in ``bounding`` is dropped
+        from the bounding set; what else it lacks already, as in every container, it goes on
+        lacking.  cap_setpcap is made effective meanwhile where it is permitted; dropping needs it.
 
         all_threads: change every thread of the process or none; all get the calling thread's
         effective and permitted sets.

@@ -65,7 +65,6 @@ def of_iab(wanted: 'Three', now: 'Three', permitted: CapSet, *, no_raise: bool) 
         return f'{ambient} cannot be ambient: the secure bit no_cap_ambient_raise is set'
     raisable = now[0] | (now[2] if has_setpcap else permitted & now[2])
     return first_broken(
-        ('bounding', bounding - now[2], 'bounding can only be reduced'),
         (
             'inheritable',
             inheritable - raisable,
