@@ -1,5 +1,8 @@
 """IAB: the inheritable, ambient and bounding sets of a thread; see cap_iab(3)."""
 
+import errno
+import os
+
 from caps import _caps, refusals
 from caps.capset import ALL, CapSet
 from caps.secbits import SecureBits
@@ -61,13 +64,19 @@ class IAB(State):
         """The state of a process, or of a single thread.
 
         pid: of a process or a thread; 0 is the calling thread.
-        Raises OSError, ENOENT where there is no such process; OverflowError, as os.kill() does, for
-        what is no pid; see cap_iab_get_pid(3).
+        Raises OSError, ESRCH where there is no such process, ENOENT where /proc is missing, which
+        another process is read from; OverflowError, as os.kill() does, for what is no pid; see
+        cap_iab_get_pid(3).
         """
         try:
             return cls(_caps.get_iab(pid))
         except OSError as error:
-            raise OSError(error.errno, f'process {pid}: {error.strerror}') from None
+            number, reason = error.errno, error.strerror
+        if number == errno.ENOENT:
+            reason = '/proc is needed to read it, and is not there'
+            if os.path.exists('/proc/self'):
+                number, reason = errno.ESRCH, os.strerror(errno.ESRCH)
+        raise OSError(number, f'process {pid}: {reason}')
 
     def apply(self, *, all_threads: bool = False) -> 'IAB':
         """Make this the state of the calling thread, as cap_iab_set_proc(3) does; returns self.
@@ -81,8 +90,6 @@ class IAB(State):
         Raises OSError with the rule that was broken, before anything is changed, or with those
         threads that did not answer in about two seconds; see capabilities(7) and prctl(2).
         """
-        import errno
-
         now, caps = IAB.from_process(), Caps.from_process()
         refusal = refusals.of_iab(
             self._three,

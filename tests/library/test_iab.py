@@ -244,9 +244,26 @@ def test_another_process_is_read_by_its_pid(text):
 
 @pytest.mark.parametrize('pid', [2**22 + 1, -1])
 def test_a_process_that_is_not_there_is_an_error(pid):
-    with pytest.raises(OSError, match=f'process {pid}: ') as missing:
+    with pytest.raises(ProcessLookupError, match=f'process {pid}: No such process'):
         IAB.from_process(pid)
-    assert missing.value.errno
+
+
+@needs('cap_sys_chroot')
+def test_without_proc_another_process_is_not_called_absent(tmp_path):
+    printed = python(
+        """
+import os, sys
+from caps import IAB
+os.chroot(sys.argv[1])
+IAB.from_process()
+try:
+    IAB.from_process(1)
+except FileNotFoundError as error:
+    print(error.strerror)
+""",
+        tmp_path,
+    )
+    assert printed == 'process 1: /proc is needed to read it, and is not there\n'
 
 
 # Applying.
