@@ -48,9 +48,24 @@ static PyObject *set_process(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+/* As cap_iab_get_proc(3), without asking whether what is not inheritable is ambient. */
+static cap_iab_t own_iab(void)
+{
+	CAPS_OWNED cap_t caps = cap_get_proc();
+	cap_iab_t iab = caps ? cap_iab_init() : NULL;
+	cap_iab_fill(iab, CAP_IAB_INH, caps, CAP_INHERITABLE);
+	for (cap_value_t cap = cap_max_bits(); cap-- > 0;) {
+		if (cap_iab_get_vector(iab, CAP_IAB_INH, cap) && cap_get_ambient(cap) > 0)
+			cap_iab_set_vector(iab, CAP_IAB_AMB, cap, CAP_SET);
+		if (cap_get_bound(cap) == 0)
+			cap_iab_set_vector(iab, CAP_IAB_BOUND, cap, CAP_SET);
+	}
+	return iab;
+}
+
 PyDoc_STRVAR(get_iab_doc, "get_iab(pid, /)\n--\n\n"
 			  "The inheritable, ambient and bounding vectors of a thread, the calling "
-			  "one's for 0. Wraps cap_iab_get_proc(3) and cap_iab_get_pid(3).");
+			  "one's for 0. Wraps cap_iab_get_pid(3).");
 
 static PyObject *get_iab(PyObject *module, PyObject *args)
 {
@@ -59,7 +74,7 @@ static PyObject *get_iab(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "i:get_iab", &pid))
 		return NULL;
 	errno = 0;
-	CAPS_OWNED cap_iab_t iab = pid ? cap_iab_get_pid(pid) : cap_iab_get_proc();
+	CAPS_OWNED cap_iab_t iab = pid ? cap_iab_get_pid(pid) : own_iab();
 	return iab_text(iab);
 }
 
@@ -146,17 +161,13 @@ static PyMethodDef methods[] = {
     {0},
 };
 
-/* This slot came after the version whose API we are limited to: it hides the names, and an older
-   interpreter refuses the slot. */
-enum { MULTIPLE_INTERPRETERS = 3, OWN_GIL_SUPPORTED = 2, SINCE_MINOR = 12 };
-
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, add_call_constants},
     {Py_mod_exec, add_raised},
 #ifdef Py_mod_gil
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
-    {0}, /* for the one below */
+    {0}, /* see below */
     {0},
 };
 
@@ -170,10 +181,9 @@ static PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__caps(void)
 {
-	PyModuleDef_Slot *last = &slots[sizeof slots / sizeof *slots - 2];
-	if (!last->slot && strtol(strchr(Py_GetVersion(), '.') + 1, NULL, 10) >= SINCE_MINOR) {
-		last->value = (void *)(intptr_t)OWN_GIL_SUPPORTED;
-		last->slot = MULTIPLE_INTERPRETERS;
-	}
+	/* Py_mod_multiple_interpreters, for those with their own GIL: our version of the limited
+	   API hides it, and the interpreters before 3.12 refuse it. */
+	if (strtol(strchr(Py_GetVersion(), '.') + 1, NULL, 10) >= 12)
+		slots[sizeof slots / sizeof *slots - 2] = (PyModuleDef_Slot){3, (void *)2};
 	return PyModuleDef_Init(&definition);
 }
