@@ -9,7 +9,7 @@ TEST_PACKAGES = acl bubblewrap clang e2fsprogs fish libcap-ng-utils libclang-rt-
     python3-cap-ng valgrind zsh
 BENCH_PACKAGES = libcap-ng-utils python3-cap-ng sudo
 
-.PHONY: help demo test soak differential bench lint doc install clean
+.PHONY: help demo test soak fresh differential bench lint doc install clean
 
 help:  ## say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -22,6 +22,9 @@ test: build/test-packages build/installed build/wheel  ## the tests; TESTS=tests
 
 soak: build/test-packages build/installed build/wheel  ## the tests with more rounds; half an hour
 	CAPS_SOAK=1 $(BIN)/pytest $(TESTS)
+
+fresh:  ## as root: demo and test in a minimal Debian: SUITE=trixie KIND=user, chroot or container
+	.ci/fresh $(SUITE) $(KIND)
 
 differential: build/installed  ## the model of execve(2) against the kernel
 	PYTHONPATH=tests $(BIN)/python tests/explain/test_execve.py --count 20000
