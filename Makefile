@@ -58,8 +58,11 @@ dist: build/installed man $(SOURCES) $(MODULES) $(wildcard $(shell git ls-files 
 	mv build/dist $@
 
 # A distribution's own Python takes no packages: make PYTHON=/opt/caps/bin/python install
+# A copy is built, so that root leaves nothing in the checkout.
 install:  ## the package, into the environment of PYTHON=/opt/caps/bin/python
-	$(PYTHON) -m pip install .
+	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
+	tar --exclude=./build --exclude=./.git -cf - . | tar -xf - -C "$$copy" && \
+	$(PYTHON) -m pip install "$$copy"
 
 # $(call packages,NAMES,FAILURE): has them installed, where there is apt and root
 packages = @mkdir -p build; \

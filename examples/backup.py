@@ -16,7 +16,7 @@ ARCHIVES = Path(__file__).parent / 'archive'
 
 
 def back_up(directory: str) -> Path:
-    archive = ARCHIVES / time.strftime('%Y-%m-%d_%H%M%S.tar')
+    archive = ARCHIVES / time.strftime(f'%Y-%m-%d_%H%M%S_{os.getpid()}.tar')
     descriptor = os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with (
         open(descriptor, 'wb') as file,

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +27,13 @@ def test_make_help_names_every_target():
     named = {line.split()[0] for line in run('make', 'help', cwd=ROOT).stdout.splitlines()}
     targets = re.findall(r'^([a-z]+):', (ROOT / 'Makefile').read_text(), re.M)
     assert named == set(targets)
+
+
+def test_make_install_leaves_nothing_in_the_checkout(tmp_path):
+    pip = tmp_path / 'python'
+    pip.write_text('#!/bin/sh\ntest -f "$4/setup.py" && echo "$4"\n')
+    pip.chmod(0o755)
+    done = run('make', '--silent', f'PYTHON={pip}', 'install', cwd=ROOT)
+    built = Path(done.stdout.strip())
+    assert built != ROOT
+    assert not built.exists()

@@ -1,0 +1,87 @@
+"""What the documents tell a reader to type does what they say, typed by an account with sudo."""
+
+import re
+import shutil
+
+import pytest
+from conftest import ROOT, needs, needs_root, run
+
+pytestmark = [needs_root, needs('cap_sys_admin')]
+
+# What no test can type as it stands: what comes from the network, from git and from systemd.
+REPLACED = {
+    r'sudo apt install (.*)': r'dpkg --status \1 >/dev/null',
+    r'git pull': r':',
+    r'(sudo )?make install PYTHON=(\S+)/python': r'\1\2/pip install -q --no-index --no-deps *.whl',
+    r'make (\w+)': r'make help | grep --quiet ^\1',
+    r'sudo \S+/pip install aioping': r':',
+    r'sudo systemctl (.*)': r'! command -v systemd-analyze || systemd-analyze verify $UNITS',
+    r'journalctl (.*)': r':',
+}
+# Where a reader's machine is the test's own: changes are gone with the mount namespace.
+PREPARE = """
+set -eu
+cd "$0"
+for directory in home opt root srv usr/local; do
+    mkdir -p ".$directory"
+    mount --bind ".$directory" "/$directory"
+done
+mkdir /usr/local/bin
+chmod 700 /root
+cp -a /etc .etc
+mount --bind .etc /etc
+mkdir bin
+mount -t tmpfs -o mode=755 tmpfs bin
+install -m 4755 sudo bin
+cd checkout
+for block in ../block-*; do
+    printf '\\n== %s\\n' "$block"
+    setpriv --reuid="$1" --regid="$1" --init-groups \\
+        env -i HOME=/tmp USER="$1" UNITS="$2" TERM=dumb \\
+        PATH="$0/bin:/usr/local/bin:/usr/bin:/bin" bash -eux -o pipefail "$block"
+done
+"""
+
+
+def blocks(document):
+    """The blocks of shell commands of a document, in order."""
+    text = (ROOT / document).read_text()
+    if document.endswith('.md'):
+        return re.findall(r'^```sh\n(.*?)^```', text, re.M | re.S)
+    indented = re.findall(r'^\.\. code-block:: sh\n\n((?:    ?.*\n|\n)+)', text, re.M)
+    return [re.sub(r'^    ?', '', block, flags=re.M) for block in indented]
+
+
+def typed(block):
+    """A block with what a test can type."""
+    lines = block.splitlines()
+    for pattern, replacement in REPLACED.items():
+        whole = re.compile(rf'{pattern}(\s+#.*)?')
+        lines = [whole.sub(replacement, line) if whole.fullmatch(line) else line for line in lines]
+    return '\n'.join(lines) + '\n'
+
+
+# The block of README.md that installs all; which pages begin where that has been done.
+INSTALL = 1
+IS_INSTALLED = {
+    'README.md': False,
+    'doc/install.rst': False,
+    'doc/first-hour.rst': True,
+    'doc/guide.rst': True,
+}
+
+
+@pytest.mark.parametrize('page', IS_INSTALLED)
+def test_commands_of_a_page_work_as_they_are_typed(page, scene, accounts, wheel):
+    run('cc', '-o', scene / 'sudo', ROOT / 'tests/support/sudo.c', check=True)
+    (scene / 'sudo').chmod(0o700)
+    shutil.copytree(ROOT / 'examples', scene / 'checkout' / 'examples')
+    for file in wheel, ROOT / 'Makefile':
+        shutil.copy(file, scene / 'checkout')
+    before = [blocks('README.md')[INSTALL]] * IS_INSTALLED[page]
+    for number, block in enumerate([*before, *blocks(page)]):
+        (scene / f'block-{number:02}').write_text(typed(block))
+    units = ' '.join(str(path) for path in (scene / 'checkout' / 'examples').glob('*.timer'))
+    command = ['unshare', '--mount', '--propagation', 'private', 'sh', '-c', PREPARE]
+    done = run(*command, scene, accounts.b.name, units, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
