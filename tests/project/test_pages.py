@@ -4,9 +4,8 @@ import re
 import shutil
 
 import pytest
-from conftest import ROOT, needs, needs_root, run
 
-pytestmark = [needs_root, needs('cap_sys_admin')]
+from support import ROOT, needs, needs_root, run
 
 # What no test can type as it stands: what comes from the network, from git and from systemd.
 REPLACED = {
@@ -29,6 +28,7 @@ done
 mkdir /usr/local/bin
 chmod 700 /root
 cp -a /etc .etc
+rm -f .etc/*.lock
 mount --bind .etc /etc
 mkdir bin
 mount -t tmpfs -o mode=755 tmpfs bin
@@ -71,6 +71,8 @@ IS_INSTALLED = {
 }
 
 
+@needs_root
+@needs('cap_sys_admin')
 @pytest.mark.parametrize('page', IS_INSTALLED)
 def test_commands_of_a_page_work_as_they_are_typed(page, scene, accounts, wheel):
     run('cc', '-o', scene / 'sudo', ROOT / 'tests/support/sudo.c', check=True)
@@ -83,5 +85,16 @@ def test_commands_of_a_page_work_as_they_are_typed(page, scene, accounts, wheel)
         (scene / f'block-{number:02}').write_text(typed(block))
     units = ' '.join(str(path) for path in (scene / 'checkout' / 'examples').glob('*.timer'))
     command = ['unshare', '--mount', '--propagation', 'private', 'sh', '-c', PREPARE]
-    done = run(*command, scene, accounts.b.name, units, timeout=300)
+    done = run(*command, scene, accounts.attacker.name, units, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_code():
+    page = (ROOT / 'doc' / 'troubleshooting.rst').read_text()
+    headings = re.findall(r'^``(.*)``\n~~~', page, re.M)
+    files = [*(ROOT / 'caps').rglob('*.py'), *(ROOT / 'wrapper').iterdir()]
+    # Without the ends of literals that are continued on the next line.
+    code = re.sub(r"""(["'])\s*\n\s*f?\1""", '', '\n'.join(file.read_text() for file in files))
+    assert len(headings) > 15
+    fixed = {heading: max(re.split("…|[:;] |'", heading), key=len) for heading in headings}
+    assert [heading for heading, text in fixed.items() if text.strip() not in code] == []
