@@ -24,8 +24,6 @@ from caps.state import Caps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from caps.dropping import drop
     from caps.iab import IAB
     from caps.raising import raised
@@ -52,13 +50,15 @@ _ROOMS = {
 }
 
 
-def __getattr__(name: str) -> 'Any':
-    if name == 'securebits':
-        from caps.secbits import SecureBits
+if not TYPE_CHECKING:  # which would take any name for one of ours
 
-        return SecureBits.from_process()
-    if name not in _ROOMS:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    room = __import__(f'caps.{_ROOMS[name]}', fromlist=[name])
-    value = globals()[name] = getattr(room, name)
-    return value
+    def __getattr__(name):
+        if name == 'securebits':
+            from caps.secbits import SecureBits
+
+            return SecureBits.from_process()
+        if name not in _ROOMS:
+            raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+        room = __import__(f'caps.{_ROOMS[name]}', fromlist=[name])
+        value = globals()[name] = getattr(room, name)
+        return value
