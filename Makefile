@@ -98,6 +98,7 @@ build/installed: build/packages $(SOURCES)
 	@touch $@
 
 build/wheel: build/installed $(SOURCES) $(MODULES)
+	rm -rf $@ build/lib*  # where a module stays that is no more
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $@ .
 	@touch $@
 
