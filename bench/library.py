@@ -3,6 +3,7 @@
 All are checked to do it; what a library does not do it has no function for.
 """
 
+import argparse
 import os
 import subprocess
 
@@ -12,8 +13,7 @@ import prctl
 import pyperf
 import pyprctl
 
-import caps
-from caps import IAB, Caps
+from caps import IAB, Caps, CapSet, text
 
 MARK = Caps('cap_net_raw=ep')
 NUMBERS = range(capng.CAP_LAST_CAP + 1)
@@ -24,22 +24,22 @@ PYPRCTL_MARK = pyprctl.FileCaps(
 )
 
 
-def forget():
+def forget() -> None:
     """What caps remembers of texts that it has read and written."""
-    caps._sets_of.clear()
-    caps._text_of.clear()
+    text._sets_of.clear()
+    text._text_of.clear()
 
 
-def activate_caps():
+def activate_caps() -> None:
     Caps.from_process().activate().apply()
 
 
-def activate_caps_first():
+def activate_caps_first() -> None:
     forget()
     activate_caps()
 
 
-def activate_capng():
+def activate_capng() -> None:
     capng.capng_get_caps_process()
     for number in NUMBERS:
         if capng.capng_have_capability(capng.CAPNG_PERMITTED, number):
@@ -47,38 +47,38 @@ def activate_capng():
     capng.capng_apply(capng.CAPNG_SELECT_CAPS)
 
 
-def activate_posixcaps():
+def activate_posixcaps() -> None:
     state = posixcaps.get()
     state.set(effective=state.permitted)
 
 
-def activate_pyprctl():
+def activate_pyprctl() -> None:
     state = pyprctl.CapState.get_current()
     state.effective = state.permitted
     state.set_current()
 
 
-def activate_prctl():
+def activate_prctl() -> None:
     permitted = prctl.get_caps((prctl.ALL_CAPS, prctl.CAP_PERMITTED))[prctl.CAP_PERMITTED]
     names = [cap for cap, is_set in permitted.items() if is_set]
     prctl.set_caps((names, prctl.CAP_EFFECTIVE, True))
 
 
-def read_caps(path):
+def read_caps(path: str) -> Caps:
     return Caps.from_file(path)
 
 
-def read_capng(path):
+def read_capng(path: str) -> None:
     fd = os.open(path, os.O_RDONLY)
     capng.capng_get_caps_fd(fd)
     os.close(fd)
 
 
-def write_caps(path):
+def write_caps(path: str) -> None:
     MARK.apply(path)
 
 
-def write_capng(path):
+def write_capng(path: str) -> None:
     fd = os.open(path, os.O_RDONLY)
     capng.capng_clear(capng.CAPNG_SELECT_BOTH)
     capng.capng_update(capng.CAPNG_ADD, BOTH, capng.CAP_NET_RAW)
@@ -86,21 +86,21 @@ def write_capng(path):
     os.close(fd)
 
 
-def write_posixcaps(path):
+def write_posixcaps(path: str) -> None:
     posixcaps.set_file_caps(path, **POSIXCAPS_MARK)
 
 
-def bounding_caps():
+def bounding_caps() -> CapSet:
     return IAB.from_process().bounding
 
 
-def bounding_capng():
+def bounding_capng() -> set[int]:
     capng.capng_get_caps_process()
     held = capng.capng_have_capability
     return {number for number in NUMBERS if held(capng.CAPNG_BOUNDING_SET, number)}
 
 
-def bounding_prctl():
+def bounding_prctl() -> set[str]:
     return {name for name in prctl.ALL_CAP_NAMES if getattr(prctl.capbset, name)}
 
 
@@ -133,7 +133,7 @@ WRITE = {
 }
 
 
-def check(path):
+def check(path: str) -> None:
     """That every contestant does what the others do."""
     for activate in ACTIVATE.values():
         Caps.from_process().deactivate('cap_kill').apply()
@@ -148,16 +148,16 @@ def check(path):
         assert Caps.from_file(path) == MARK, write
 
 
-def system_calls(loops, program, what, path):
+def system_calls(loops: int, program: str, what: str, path: str) -> float:
     command = [program, what, str(loops), path]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def pass_on(command, arguments):
+def pass_on(command: list[str], arguments: argparse.Namespace) -> None:
     command += [arguments.program, arguments.file]
 
 
-def main():
+def main() -> None:
     runner = pyperf.Runner(add_cmdline_args=pass_on)
     runner.argparser.add_argument('program', help='what calls.c was compiled to')
     runner.argparser.add_argument('file', help='to write marks on')

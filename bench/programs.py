@@ -1,14 +1,16 @@
 """Programs started over and over: a pyperf script, started by run.py."""
 
+import argparse
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pyperf
 
 
-def spawn(loops, program, command, uid):
-    account = {'user': uid, 'group': uid, 'extra_groups': []} if uid else {}
+def spawn(loops: int, program: str, command: list[str], uid: int) -> float:
+    account: dict[str, Any] = {'user': uid, 'group': uid, 'extra_groups': []} if uid else {}
     done = subprocess.run(
         [program, str(loops), *command],
         check=True,
@@ -21,16 +23,16 @@ def spawn(loops, program, command, uid):
     return float(done.stdout)
 
 
-def imports(loops, command):
+def imports(loops: int, command: list[str]) -> float:
     """What interpreters say that they took, since their start takes longer and varies more."""
     return sum(float(subprocess.check_output(command)) for _ in range(loops))
 
 
-def pass_on(command, arguments):
+def pass_on(command: list[str], arguments: argparse.Namespace) -> None:
     command += [arguments.program, arguments.contestants]
 
 
-def main():
+def main() -> None:
     runner = pyperf.Runner(add_cmdline_args=pass_on)
     runner.argparser.add_argument('program', help='what spawn.c was compiled to')
     runner.argparser.add_argument(

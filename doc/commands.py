@@ -101,7 +101,9 @@ class Examples(FromSource):
 
 class Shape(FromSource):
     def taken(self) -> list[nodes.Node]:
-        shown = shape_text(COMMANDS[self.arguments[0]].shape)
+        shape = COMMANDS[self.arguments[0]].shape
+        assert shape, f'{self.arguments[0]} prints no document'
+        shown = shape_text(shape)
         return [nodes.literal_block(shown, shown, language='json')]
 
 

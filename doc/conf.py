@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 # Drawn anew at each build, from the model itself.
 here = Path(__file__).parent
 (here / 'drawn').mkdir(exist_ok=True)
@@ -48,9 +50,12 @@ TERM = re.compile(r'(?P<names>[a-z_]+(?:, [a-z_]+)*): |(?P<verb>Returns|Raises),
 MAN_PAGE = re.compile(r'\b(?<![`.])([a-z][\w.-]*\(\d\))')
 
 
-def with_terms(app, what, name, obj, options, lines):
+def with_terms(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
     """Give the docstrings of the project the markup that they are written without."""
-    made, is_listed = [], False
+    made: list[str] = []
+    is_listed = False
     for line in lines:
         line = MAN_PAGE.sub(r':manpage:`\1`', line)
         if found := TERM.match(line):
@@ -67,11 +72,13 @@ def with_terms(app, what, name, obj, options, lines):
     lines[:] = made
 
 
-def without_aliases(app, what, name, obj, skip, options):
+def without_aliases(
+    app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
+) -> bool | None:
     """Leave out what a NamedTuple's signature has said."""
     return True if type(obj).__name__ == '_tuplegetter' else None
 
 
-def setup(app):
+def setup(app: Sphinx) -> None:
     app.connect('autodoc-process-docstring', with_terms)
     app.connect('autodoc-skip-member', without_aliases)

@@ -40,7 +40,7 @@ def assert_refused(done, saying, status=126):
 
 
 @dataclass
-class ByB(Ppy):
+class ByAttacker(Ppy):
     """A ppy that the attacker starts."""
 
     attacker: Account
@@ -52,7 +52,7 @@ class ByB(Ppy):
 @pytest.fixture(scope='module', params=MODES)
 def ppy(request, world, accounts):
     installed = install('/bin/sh', world / f'sh-{request.param}', **MODES[request.param])
-    return ByB(request.param, installed, accounts.attacker)
+    return ByAttacker(request.param, installed, accounts.attacker)
 
 
 @pytest.fixture(params=MODES)
@@ -69,7 +69,7 @@ def reinstall(request, scene, accounts):
     def make(**options):
         options = MODES[request.param] | options
         installed = install(interpreter, scene / 'prefix', **options)
-        return ByB(request.param, installed, accounts.attacker)
+        return ByAttacker(request.param, installed, accounts.attacker)
 
     return make
 

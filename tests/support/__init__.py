@@ -4,8 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from support.accounts import Account
 
 ROOT = Path(__file__).parent.parent.parent
 SUPPORT = ROOT / 'tests' / 'support'
@@ -20,13 +23,15 @@ needs_root = needs(
 )
 
 
-def require(found, package):
+def require(found: object, package: str) -> None:
     """Go on only where a program or a module has been found; its package is what to install."""
     if not found:
         (pytest.fail if MUST_RUN else pytest.skip)(f'needs {package}')
 
 
-def run(*command, account=None, **options):
+def run(
+    *command: object, account: Account | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """A command's result as text, as another account where one is given."""
     if account:
         options |= {'user': account.uid, 'group': account.gid, 'extra_groups': []}
@@ -34,7 +39,7 @@ def run(*command, account=None, **options):
     return subprocess.run([str(word) for word in command], **options)
 
 
-def python(code, *arguments, **options):
+def python(code: str, *arguments: object, **options: Any) -> str:
     """Run code in a child, since what it does to its process cannot be undone; its output."""
     result = run(sys.executable, '-c', code, *arguments, **options)
     assert result.returncode == 0, result.stderr

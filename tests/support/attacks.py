@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import subprocess
 from ctypes import CDLL
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from caps import CapSet
 from support import run
 from support.accounts import Account
+from support.launchers import Launcher
 
 NOBODY_KNOWN = Account('', 2_000_000_001, 2_000_000_002)
 PYTHON = '/usr/bin/python3'
@@ -17,13 +19,15 @@ STATUS = 'while read -r line; do echo "$line"; done < /proc/self/status\n'
 LIBC = CDLL(None, use_errno=True)
 
 
-def permitted(done):
+def permitted(done: subprocess.CompletedProcess[str]) -> CapSet | None:
     """The capabilities that a script says it has; None if none ran."""
     found = re.search(r'^CapPrm:\s+(\w+)', done.stdout, re.MULTILINE)
     return CapSet.from_mask(int(found[1], 16)) if found else None
 
 
-def assert_only_naive_loses(launcher, won, done):
+def assert_only_naive_loses(
+    launcher: Launcher, won: bool, done: subprocess.CompletedProcess[str]
+) -> None:
     """The attacker wins against the naive launcher and nothing runs under ppy."""
     assert won == launcher.naive, done
     if not launcher.naive:
@@ -38,7 +42,7 @@ class Den:
     path: Path
     loot: Path
 
-    def plant(self, name, content, mode=0o755):
+    def plant(self, name: str, content: str | bytes, mode: int = 0o755) -> Path:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -48,15 +52,15 @@ class Den:
             os.chown(self.path / part, uid, uid)
         return path
 
-    def python(self, name):
+    def python(self, name: str) -> Path:
         # so early in Python's life there is no open()
         code = 'import posix\nposix.open({!r}, posix.O_CREAT | posix.O_WRONLY, 0o644)\n'
         return self.plant(name, code.format(str(self.loot)))
 
-    def program(self, name):
+    def program(self, name: str) -> Path:
         return self.plant(name, f'#!/bin/sh\n: > {self.loot}\n')
 
-    def library(self, name):
+    def library(self, name: str) -> Path:
         code = '#include <fcntl.h>\n__attribute__((constructor)) static void take(void)\n'
         code += '{ open(LOOT, O_CREAT | O_WRONLY, 0644); }'
         path, define = self.plant(name, ''), f'-DLOOT="{self.loot}"'
@@ -66,7 +70,7 @@ class Den:
 
 
 @functools.cache
-def library():
+def library() -> str:
     """Where Python's library is below its prefix."""
     code = 'import sys; print("lib/python%d.%d" % sys.version_info[:2])'
     return run(PYTHON, '-c', code).stdout.strip()

@@ -1,7 +1,9 @@
 """The attribute of a marked file: what the kernel writes, and what only a damaged file has."""
 
 import struct
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from support import run
 
@@ -25,7 +27,7 @@ SPARE = {'to-be-replaced': b'', 'to-be-removed': COUNTED}
 
 
 @contextmanager
-def mounted_image(scratch):
+def mounted_image(scratch: Path) -> Iterator[Path]:
     """A mounted file system with a file for each attribute."""
     root, values, mounted = (scratch / name for name in ('root', 'values', 'mounted'))
     for directory in root, values, mounted:

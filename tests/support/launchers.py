@@ -1,50 +1,68 @@
 """An installed ppy, its naive stand-in, and a script that says what it is."""
 
 import json
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from caps.admin.ppy import Installation, install
 from support import SUPPORT, run
+from support.accounts import Account
 
 
 @dataclass
-class Ppy:
-    """An installed ppy; run() starts a script as an account."""
+class Launcher:
+    """What runs a script as its owner."""
 
     mode: str
-    installed: Installation
-    naive = False
+    naive: ClassVar[bool] = False
 
     @property
-    def path(self):
-        return Path(self.installed.ppy)
+    def path(self) -> Path:
+        raise NotImplementedError
 
-    def run(self, script, *arguments, account=None, **options):
+    def run(
+        self, script: Path, *arguments: object, account: Account | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         return run(self.path, script, *arguments, account=account, **options)
 
-    def report(self, script, *arguments, account=None, **options):
+
+@dataclass
+class Ppy(Launcher):
+    installed: Installation
+
+    @property
+    def path(self) -> Path:
+        return Path(self.installed.ppy)
+
+    def report(
+        self, script: Path, *arguments: object, account: Account | None = None, **options: Any
+    ) -> dict[str, Any]:
         """What a script made of REPORT says about its process."""
         result = self.run(script, *arguments, account=account, **options)
         assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout)
+        state: dict[str, Any] = json.loads(result.stdout)
+        return state
 
 
-class Naive(Ppy):
+@dataclass
+class Naive(Launcher):
     """The stand-in of naive.c, which ppy would be without its protections."""
 
+    prefix: Path
     naive = True
 
     @property
-    def path(self):
-        return self.installed / 'naive'
+    def path(self) -> Path:
+        return self.prefix / 'naive'
 
 
-MODES = {'file-capabilities': {}, 'set-uid': {'setuid': True}}
+MODES: dict[str, dict[str, Any]] = {'file-capabilities': {}, 'set-uid': {'setuid': True}}
 INTERPRETERS = {'python': '/usr/bin/python3', 'bash': '/bin/bash', 'sh': '/bin/sh'}
 
 
-def make_launcher(mode, program, prefix, **options):
+def make_launcher(mode: str, program: Path | str, prefix: Path, **options: Any) -> Launcher:
     """ppy installed in a mode, or the naive one, for an interpreter of the system."""
     if mode != 'naive':
         return Ppy(mode, install(program, prefix, **MODES[mode], **options))

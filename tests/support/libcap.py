@@ -1,6 +1,9 @@
 """libcap itself, the referee of the library's tests: its parser, its printer, its names."""
 
 import ctypes
+from collections.abc import Iterable
+
+from caps import Caps
 
 BITS = 64
 
@@ -16,7 +19,7 @@ library.cap_set_flag.argtypes = [
 ]  # fmt: skip
 
 
-def taken(pointer):
+def taken(pointer: int) -> str:
     """The text that libcap returned, which it wants back."""
     assert pointer
     text = ctypes.string_at(pointer).decode()
@@ -24,7 +27,7 @@ def taken(pointer):
     return text
 
 
-def read(text):
+def read(text: str) -> tuple[int, ...] | None:
     """The effective, permitted and inheritable bits of a text; None where libcap rejects it."""
     state = library.cap_from_text(text.encode())
     if not state:
@@ -41,7 +44,7 @@ def read(text):
     return tuple(masks)
 
 
-def written(masks):
+def written(masks: Iterable[int]) -> str:
     """The text of effective, permitted and inheritable bits."""
     state = library.cap_init()
     for flag, mask in enumerate(masks):
@@ -54,7 +57,7 @@ def written(masks):
     return text
 
 
-def masks(caps):
+def masks(caps: Caps) -> tuple[int, int, int]:
     """The bits of a Caps, in libcap's order of the sets."""
     return caps.effective.mask, caps.permitted.mask, caps.inheritable.mask
 

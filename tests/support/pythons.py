@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from support import run
@@ -13,7 +14,7 @@ LIBRARY = [f'library/test_{name}' for name in ('capset', 'text', 'process', 'fil
 RUNNING = f'{sys.version_info.major}.{sys.version_info.minor}'
 
 
-def candidates(version):
+def candidates(version: str) -> Iterator[Path | str | None]:
     """Where an interpreter of a version may be: on PATH, or below pyenv."""
     yield shutil.which(f'python{version}')
     if shutil.which('pyenv'):
@@ -22,7 +23,7 @@ def candidates(version):
             yield path / 'bin' / f'python{version}'
 
 
-def works(python):
+def works(python: Path | str) -> bool:
     """Whether this is a CPython that starts and can make environments: a shim may be neither."""
     code = 'import sys, ensurepip, venv; print(sys.implementation.name)'
     try:
@@ -34,6 +35,6 @@ def works(python):
 FOUND = {
     version: python
     for version in SUPPORTED
-    for python in [next(filter(works, filter(None, candidates(version))), None)]
+    for python in [next((path for path in candidates(version) if path and works(path)), None)]
     if python
 }

@@ -2,21 +2,21 @@
 
 import shutil
 import subprocess
-import sysconfig
+from pathlib import Path
 
 from support import ROOT
 
 
-def compile_c(compiler, output, *arguments, sources=ROOT):
+def compile_c(compiler: str, output: Path, *arguments: Path | str, sources: Path = ROOT) -> Path:
     """Compile with the product's headers, or with those of a changed copy of the sources."""
-    include = ['-I', sources / 'ext', '-I', sources / 'wrapper']
+    include: list[Path | str] = ['-I', sources / 'ext', '-I', sources / 'wrapper']
     debug = ['-g', '-O1', '-std=gnu11', '-w']
     command = [compiler, *debug, *include, *arguments, '-lcap', '-o', output]
     subprocess.run(command, check=True)
     return output
 
 
-def plant(directory, file, old, new):
+def plant(directory: Path, file: str, old: str, new: str) -> Path:
     """A copy of the sources in which one thing has been made wrong."""
     for name in ('ext', 'wrapper'):
         shutil.copytree(ROOT / name, directory / name)

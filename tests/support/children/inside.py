@@ -5,11 +5,14 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import NoReturn
 
+Fields = dict[str, str | int]
 FIELDS = 'Uid', 'Gid', 'Groups', 'CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs'
 
 
-def status(thread):
+def status(thread: int | str) -> Fields | None:
     """Some fields of a thread in /proc; None where it has ended."""
     try:
         with open(f'/proc/self/task/{thread}/status', errors='replace') as file:
@@ -24,25 +27,27 @@ def status(thread):
     }
 
 
-def threads():
+def threads() -> dict[int, Fields]:
     """The fields of every living thread, by its id."""
     found = {int(thread): status(thread) for thread in os.listdir('/proc/self/task')}
     return {thread: fields for thread, fields in found.items() if fields}
 
 
-def seen(field):
+def seen(field: str) -> set[str | int]:
     """The values that a field has in this process's threads."""
     return {fields[field] for fields in threads().values()}
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, 'it never happened'
         time.sleep(0.002)
 
 
-def start(work, *arguments, count=1):
+def start(
+    work: Callable[..., object], *arguments: object, count: int = 1
+) -> list[threading.Thread]:
     """Threads that are at work."""
     made = [threading.Thread(target=work, args=arguments, daemon=True) for _ in range(count)]
     for thread in made:
@@ -51,7 +56,7 @@ def start(work, *arguments, count=1):
     return made
 
 
-def refusal(function, *arguments, **options):
+def refusal(function: Callable[..., object], *arguments: object, **options: object) -> OSError:
     """The OSError of a call."""
     try:
         function(*arguments, **options)
@@ -70,12 +75,12 @@ class Job(ctypes.Structure):
 class Raw:
     """The library of rawthread.c."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.library = ctypes.CDLL(path)
         self.library.start.restype = ctypes.c_long
-        self.jobs = []  # a thread must not outlive its job
+        self.jobs: list[Job] = []  # a thread must not outlive its job
 
-    def start(self, work, fd=-1):
+    def start(self, work: str, fd: int = -1) -> tuple[int, Job]:
         """A thread made by clone(2); its id and its job."""
         job = Job(fd=fd)
         self.jobs.append(job)
@@ -85,7 +90,7 @@ class Raw:
         return thread, job
 
 
-def leave():
+def leave() -> NoReturn:
     """End the process at once, whatever its threads are at."""
     sys.stdout.flush()
     os._exit(0)

@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from inside import start
 
@@ -24,7 +26,7 @@ mallinfo.restype = type('mallinfo2', (ctypes.Structure,), {
 })  # fmt: skip
 
 
-def held():
+def held() -> tuple[int, int, int, int]:
     """C's bytes, Python's blocks, descriptors and threads."""
     descriptors, threads = (len(os.listdir(f'/proc/self/{what}')) for what in ('fd', 'task'))
     gc.collect()
@@ -32,7 +34,7 @@ def held():
     return info.uordblks + info.hblkhd, sys.getallocatedblocks(), descriptors, threads
 
 
-def left_by(call, times):
+def left_by(call: Callable[[], object], times: int) -> list[int] | None:
     """What the last of many rounds left behind; None once a round leaves nothing."""
     before = held()
     for _ in range(12):
@@ -49,31 +51,31 @@ def left_by(call, times):
 class Refused:
     """A block that must raise."""
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> bool:
         assert issubclass(kind or BaseException, Exception), 'it was not refused'
         return True
 
 
-def suspended():
+def suspended() -> Iterator[None]:
     with caps.raised():
         yield
 
 
-def enter(block):
+def enter(block: AbstractContextManager[object]) -> None:
     with block:
         pass
 
 
-def in_a_thread(function, *arguments):
+def in_a_thread(function: Callable[..., object], *arguments: object) -> None:
     thread = threading.Thread(target=function, args=arguments)
     thread.start()
     thread.join()
 
 
-def measure(name, source, times, files):
+def measure(name: str, source: str, times: int, files: dict[str, str]) -> list[int] | None:
     scope = {one: getattr(caps, one) for one in (*caps.__all__, '_caps')} | {'threads': threads}
     signal.alarm(600)
     start(time.sleep, 600, count=2)
@@ -87,12 +89,14 @@ if __name__ == '__main__':
     import grp  # noqa: F401, another account might not be able to read it
     import pwd  # noqa: F401
 
-    raising, kept = caps.raised('cap_kill'), []
+    raising = caps.raised('cap_kill')
+    kept: list[object] = []
     sources, times, files = json.loads(sys.argv[1])
     for name, source in sources.items():
         if pid := os.fork():
             os.waitpid(pid, 0)
             continue
+        left: list[int] | str | None
         try:
             left = measure(name, source, times, files)
         except BaseException as error:
