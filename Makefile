@@ -9,7 +9,7 @@ TEST_PACKAGES = acl bubblewrap clang e2fsprogs fish libcap-ng-utils libclang-rt-
     python3-cap-ng valgrind zsh
 BENCH_PACKAGES = libcap-ng-utils python3-cap-ng sudo
 
-.PHONY: help demo test soak fresh differential bench lint doc install clean
+.PHONY: help demo test soak fresh coverage differential bench lint doc install clean
 
 help:  ## say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -25,6 +25,21 @@ soak: build/test-packages build/installed build/wheel  ## the tests with more ro
 
 fresh:  ## as root: demo and test in a minimal Debian: SUITE=trixie KIND=user, chroot or container
 	.ci/fresh $(SUITE) $(KIND)
+
+# The instrumented extension and launchers stand in place of the others meanwhile. Scripts of other
+# accounts add to the counters, too.
+coverage: build/test-packages build/installed build/wheel  ## the lines of Python and C that no test reaches
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	CFLAGS='--coverage -fprofile-update=atomic' LDFLAGS=--coverage $(BIN)/python setup.py --quiet \
+	    build_ext --inplace --force --build-temp $(CURDIR)/build/coverage
+	find build/coverage -type d -exec setfacl -m o::rwx,d:o::rwx {} +
+	-CAPS_COVERAGE=1 $(BIN)/coverage run -m pytest $(TESTS)
+	touch setup.py
+	$(MAKE) build/installed
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/gcovr
 
 differential: build/installed  ## the model of execve(2) against the kernel
 	PYTHONPATH=tests $(BIN)/python tests/explain/test_execve.py --count 20000
@@ -94,7 +109,7 @@ build/bench-venv: build/bench-packages build/wheel
 
 build/installed: build/packages $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv build/venv
-	$(BIN)/pip install --quiet --editable '.[test,lint,doc,cli,dist]'
+	$(BIN)/pip install --quiet --editable '.[test,coverage,lint,doc,cli,dist]'
 	@touch $@
 
 build/wheel: build/installed $(SOURCES) $(MODULES)
