@@ -25,15 +25,21 @@
 #include "message.h"
 #include "walk.h"
 
+#ifndef PR_SET_MEMORY_MERGE /* Linux 6.4 */
+#define PR_SET_MEMORY_MERGE 67
+#endif
+
 /* Nothing but 0, 1 and 2 goes on, each open for what it is for: where the caller closed one, the
-   next file opened would take its place, and glibc puts the wrong end of a device there. */
+   next file opened would take its place, and glibc puts the wrong end of a device there. One that
+   is a path only would be opened as the owner, by a script that opens /dev/stdin. */
 static void tidy_descriptors(void)
 {
 	if (syscall(SYS_close_range, 3U, ~0U, 0) < 0)
 		refuse_errno("close_range(2)");
 	for (int fd = 0; fd <= 2; fd++) {
 		int flags = fcntl(fd, F_GETFL);
-		if (flags >= 0 && (flags & O_ACCMODE) != (fd == 0 ? O_WRONLY : O_RDONLY))
+		if (flags >= 0 && !(flags & O_PATH) &&
+		    (flags & O_ACCMODE) != (fd == 0 ? O_WRONLY : O_RDONLY))
 			continue;
 		close(fd);
 		if (open("/dev/null", O_RDWR) != fd)
@@ -137,7 +143,7 @@ static void clean_environment(uid_t owner)
 static void clean_process(void)
 {
 	const struct itimerval off = {0};
-	const struct rlimit no_core = {0}; /* it would have what the script has in memory */
+	struct rlimit core;		   /* which would have what the script has in memory */
 	const unsigned long slack = 50000; /* nanoseconds; prctl(2) has it for the first process */
 	sigset_t kept, none;
 	sigemptyset(&none);
@@ -150,24 +156,53 @@ static void clean_process(void)
 	for (int number = 1; number <= SIGRTMAX; number++)
 		if (!sigismember(&kept, number))
 			syscall(SYS_rt_sigaction, number, by_default, NULL, _NSIG / 8);
-	umask(umask(077) | 022);
+	umask((umask(077) & 077) | 022);
 	prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0); /* x86 alone can have a clock that kills */
+	/* KSM would let the caller find out by trying what is in the script's memory */
+	if (prctl(PR_SET_MEMORY_MERGE, 0, 0, 0, 0) < 0 && errno != EINVAL)
+		refuse_errno("memory merging");
+	if (getrlimit(RLIMIT_CORE, &core) == 0 && core.rlim_max > 1)
+		core.rlim_max =
+		    1; /* which keeps it from a program too, where 0 does not (core(5)) */
+	core.rlim_cur = core.rlim_max;
 	if (setitimer(ITIMER_REAL, &off, NULL) < 0 || setitimer(ITIMER_VIRTUAL, &off, NULL) < 0 ||
 	    setitimer(ITIMER_PROF, &off, NULL) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0 ||
 	    prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0) < 0 ||
 	    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) < 0 || personality(PER_LINUX) < 0 ||
-	    setrlimit(RLIMIT_CORE, &no_core) < 0)
+	    setrlimit(RLIMIT_CORE, &core) < 0)
 		refuse_errno("signals, timers, personality and core size");
 }
 
+/* What of memory a core would have. As this file is root's, only who may open it can write it. */
+static void reset_core_filter(void)
+{
+	int fd = open("/proc/self/coredump_filter", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 && (errno == ENOENT || errno == EROFS))
+		return; /* such a kernel or container has no cores, or none that can be asked for */
+	if (fd < 0 || write(fd, "0x33", 4) != 4)
+		refuse_errno("/proc/self/coredump_filter");
+	close(fd);
+}
+
+static long keyring;
+
 /* The caller's keys are not the script's. The new keyring counts as the caller's, who could use up
-   the owner's quota, but all he can do with it is look. Where a container forbids this, it forbids
-   finding keys as well. */
+   the owner's quota, but the caller can only look at it. Where a container forbids this, it
+   forbids finding keys as well. */
 static void leave_keyring(void)
 {
-	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS &&
-	    errno != EPERM)
+	keyring = syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
+	if (keyring < 0 && errno != ENOSYS && errno != EPERM)
 		refuse_errno("keyctl(2)");
+	if (keyring >= 0 &&
+	    syscall(SYS_keyctl, KEYCTL_SET_REQKEY_KEYRING, KEY_REQKEY_DEFL_DEFAULT) < 0)
+		refuse_errno("keyctl(2)");
+}
+
+static bool has_own_keyring(void)
+{
+	return keyring < 0 ||
+	       keyring == syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0);
 }
 
 #endif

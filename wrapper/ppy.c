@@ -80,6 +80,21 @@ static void read_record(void)
 	name_installation();
 }
 
+static bool is_apart; /* from the caller's other processes */
+
+/* While all three users are the caller, any process of the caller's can hand over its keyring
+   (keyctl(2)) or set limits (prlimit(2)); so root becomes one of them. File access is then judged
+   as the caller's own, and what is permitted stays for later. */
+static void act_as_caller(void)
+{
+	CAPS_OWNED cap_t caps = cap_get_proc();
+	is_apart = setresuid((uid_t)-1, (uid_t)-1, 0) == 0;
+	if (setegid(caller_group) < 0 || seteuid(caller) < 0 || !caps)
+		refuse_errno("seteuid(2)");
+	if (caller != 0 && (cap_clear_flag(caps, CAP_EFFECTIVE) < 0 || cap_set_proc(caps) < 0))
+		refuse_errno("capset(2)");
+}
+
 static const char *check_arguments(int argc, char **argv)
 {
 	if (argc < 2 || !*argv[1] || *argv[1] == '-')
@@ -173,16 +188,7 @@ static void check_privilege(void)
 		must_have(has(caps, CAP_PERMITTED, own[n]), own[n],
 			  "must have been given to ppy, and its mount not be nosuid", inspect);
 	}
-}
-
-/* File access is then judged as the caller's own; what is permitted stays for later. */
-static void act_as_caller(void)
-{
-	CAPS_OWNED cap_t caps = cap_get_proc();
-	if (setegid(caller_group) < 0 || seteuid(caller) < 0 || !caps)
-		refuse_errno("seteuid(2)");
-	if (caller != 0 && (cap_clear_flag(caps, CAP_EFFECTIVE) < 0 || cap_set_proc(caps) < 0))
-		refuse_errno("capset(2)");
+	must(CHECK_ONLY || is_apart, "ppy", "must be able to leave its caller's account", inspect);
 }
 
 static int open_script(const char *name)
@@ -232,9 +238,10 @@ static const char *fix_for_sets(cap_t mark, const char *path)
 /* A script that is marked as programs are, as permitted, would be given nothing. */
 static void check_sets(cap_t mark, const char *path)
 {
-	must(!is_empty(mark, CAP_INHERITABLE) || is_empty(mark, CAP_PERMITTED), path,
+	bool is_meant = !is_empty(mark, CAP_INHERITABLE) || is_empty(mark, CAP_PERMITTED);
+	must(is_meant, path,
 	     "must be marked with inheritable capabilities (=i), not with permitted ones",
-	     fix_for_sets(mark, path));
+	     is_meant ? NULL : fix_for_sets(mark, path));
 }
 
 static cap_t check_script(int fd, const char *path, struct stat *st)
@@ -364,6 +371,7 @@ static void drop_identity(const struct stat *script, cap_t mark)
 	if (setresuid(script->st_uid, script->st_uid, script->st_uid) < 0)
 		refuse_errno("setresuid(2)");
 	set_state(&open_capped, 1, mark);
+	reset_core_filter();
 }
 
 static bool is_state(cap_t mark)
@@ -388,6 +396,7 @@ static void verify(const struct stat *script, cap_t mark)
 			sg == group && getgroups(0, NULL) == 0;
 	must(is_owner, "ppy", "must have become the script's owner", NULL);
 	must(is_state(mark), "ppy", "must have just the script's capabilities", NULL);
+	must(has_own_keyring(), "ppy", "must have a session keyring of its own", NULL);
 	bool is_back =
 	    (user != 0 && setresuid((uid_t)-1, 0, (uid_t)-1) == 0) ||
 	    (user != caller && setresuid((uid_t)-1, caller, (uid_t)-1) == 0) ||
@@ -411,6 +420,7 @@ int main(int argc, char **argv)
 {
 	caller = getuid();
 	caller_group = getgid();
+	act_as_caller();
 	tidy_descriptors();
 	if (!CHECK_ONLY)
 		open_log(); /* while the caller can still not take all descriptors away */
@@ -419,7 +429,6 @@ int main(int argc, char **argv)
 	read_record();
 	const char *name = check_arguments(argc, argv);
 	check_privilege();
-	act_as_caller();
 
 	char path[PATH_MAX];
 	struct stat script;

@@ -439,7 +439,7 @@ def violations(launch, place):
             yield f'{name} is {status[f"Cap{name}"]}, not {right:016x}'
     if status['Groups'].strip():
         yield f'groups are {status["Groups"]}'
-    if int(status['Umask'], 8) != launch.umask | 0o22:
+    if int(status['Umask'], 8) != launch.umask & 0o77 | 0o22:
         yield f'umask is {status["Umask"]}'
     left = {number for number in range(1, 65) if int(status['SigIgn'], 16) >> number - 1 & 1}
     if int(status['SigBlk'], 16) or left - IGNORABLE:
@@ -680,7 +680,7 @@ MUTANTS = {
     'time zone': ('environment', [('|| *value == \'/\' || strstr(value, "..")', '')]),
     'descriptors': ('descriptors', [('SYS_close_range, 3U', 'SYS_close_range, 99U')]),
     'opposite': ('opposite', [('(flags & O_ACCMODE) != (fd == 0 ? O_WRONLY : O_RDONLY)', 'true')]),
-    'umask': ('umask', [('umask(umask(077) | 022)', '(void)0')]),
+    'umask': ('umask', [('umask((umask(077) & 077) | 022)', '(void)0')]),
     'signals': ('blocked', [('sigemptyset(&none)', 'sigprocmask(SIG_BLOCK, NULL, &none)')]),
     'child signal': ('ignored', [('if (!sigismember(&kept, number))', 'if (number != SIGCHLD)')]),
     'escape': ('message', [('"\\\\x%02x", (unsigned char)', '"%c", ')]),

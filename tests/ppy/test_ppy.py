@@ -363,7 +363,9 @@ def test_time_zone_is_kept_unless_it_could_name_any_file(ppy, script, accounts, 
     assert environ.get('TZ') == (zone if kept else None)
 
 
-@pytest.mark.parametrize(('before', 'after'), [(0, 0o22), (0o2, 0o22), (0o77, 0o77)], ids=oct)
+@pytest.mark.parametrize(
+    ('before', 'after'), [(0, 0o22), (0o2, 0o22), (0o77, 0o77), (0o777, 0o77)], ids=oct
+)
 def test_umask_keeps_others_from_writing(ppy, script, accounts, before, after):
     assert ppy.report(script(), account=accounts.attacker, umask=before)['umask'] == after
 

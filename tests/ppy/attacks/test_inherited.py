@@ -9,13 +9,14 @@ from ctypes import c_ulong
 import pytest
 
 from caps import CapSet
-from support import needs, needs_root, run
+from support import SOAK, needs, needs_root, run
 from support.attacks import LIBC, NOBODY_KNOWN, PYTHON, STATUS, permitted
 from support.launchers import MODES
 
 pytestmark = needs_root
 
 PR_SET_TSC, PR_TSC_SIGSEGV = 26, 2
+PR_SET_MEMORY_MERGE, PR_GET_MEMORY_MERGE = 67, 68
 PR_SET_TIMERSLACK, PR_SET_CHILD_SUBREAPER, UNAME26 = 29, 36, 0x0020000
 
 
@@ -24,6 +25,25 @@ def test_umask_does_not_let_others_write_what_a_script_makes(launchers, script, 
     launchers('bash').run(path, account=accounts.attacker, umask=0)
     done = run('tee', '-a', loot, account=accounts.attacker, input='false')
     assert ('false' in loot.read_text()) == launchers('bash').naive, done
+
+
+@pytest.mark.parametrize('fd', [0, 2])
+def test_stream_that_is_a_path_only_opens_no_file_of_the_owners(
+    launchers, script, accounts, secret, fd
+):
+    os.chown(secret, accounts.owner.uid, accounts.owner.gid)
+    path = script(f'cat /dev/fd/{fd}', 'cap_kill=i')
+    handed = os.open(secret, os.O_PATH)  # for which its caller needs no right to read it
+    try:
+        streams = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.PIPE} | {
+            ['stdin', 'stdout', 'stderr'][fd]: handed
+        }
+        done = launchers('bash').run(
+            path, account=accounts.attacker, capture_output=False, **streams
+        )
+    finally:
+        os.close(handed)
+    assert (secret.read_text() in done.stdout) == launchers('bash').naive
 
 
 @pytest.mark.parametrize('fd', [1, 2])
@@ -59,6 +79,10 @@ def adopt_orphans():
 
 def look_like_an_older_kernel():
     LIBC.personality(UNAME26)
+
+
+def merge_memory():
+    LIBC.prctl(PR_SET_MEMORY_MERGE, *map(c_ulong, (1, 0, 0, 0)))
 
 
 def stop_the_clock():
@@ -106,6 +130,17 @@ def test_process_of_the_caller_disturbs_nothing(launchers, script, accounts, loo
     assert loot.exists() == launchers('python').naive, done
 
 
+def test_memory_does_not_tell_by_the_time_it_takes_what_is_in_it(launchers, script, accounts):
+    if LIBC.prctl(PR_GET_MEMORY_MERGE, *map(c_ulong, (0, 0, 0, 0))) < 0:
+        pytest.skip('before Linux 6.4 nobody can have all memory of a program merged')
+    path = script(
+        f'import ctypes\nprint(ctypes.CDLL(None).prctl({PR_GET_MEMORY_MERGE}, 0, 0, 0, 0))'
+    )
+    launcher = launchers('python')
+    done = launcher.run(path, account=accounts.attacker, preexec_fn=merge_memory)
+    assert done.stdout == f'{int(launcher.naive)}\n'
+
+
 def test_clock_that_kills_disturbs_nothing(launchers, script, accounts, loot):
     look = ': $EPOCHREALTIME'
     if run('bash', '-c', look, preexec_fn=stop_the_clock).returncode == 0:
@@ -139,6 +174,34 @@ def test_script_that_the_caller_ends_does_not_leave_its_memory(
     assert (core.read_bytes() != b'of the owner') == launchers('bash').naive
 
 
+DUMPED = """
+import os, sys
+pid = os.fork()
+if not pid:
+    os.execv(sys.argv[1], sys.argv[1:])
+print(os.WCOREDUMP(os.waitpid(pid, 0)[1]))
+"""
+
+
+@needs('cap_sys_admin')
+@pytest.mark.parametrize('mark', ['=', 'cap_dac_override=i', 'cap_kill=i'])
+def test_script_that_the_caller_ends_does_not_hand_its_memory_to_a_program(
+    launchers, script, accounts, core_handler, mark
+):
+    path = script('while :; do :; done', mark)
+    wait = [PYTHON, '-c', DUMPED, launchers('bash').path, path]
+    done = run(*wait, account=accounts.attacker, preexec_fn=dump_everything)
+    assert done.stdout == f'{launchers("bash").naive}\n'
+
+
+def test_caller_does_not_choose_what_a_core_would_have(launchers, script, accounts):
+    path = script('read -r filter < /proc/self/coredump_filter; echo "$filter"', '=')
+    choose = 'echo 0x7f > /proc/self/coredump_filter; exec "$@"'
+    start = ['sh', '-c', choose, 'sh', launchers('bash').path]
+    done = run(*start, path, account=accounts.attacker)
+    assert int(done.stdout, 16) == (0x7F if launchers('bash').naive else 0x33)
+
+
 KEYS = """
 import ctypes, os, platform, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -164,6 +227,39 @@ def test_keys_of_the_caller_are_not_found(launchers, script, accounts, loot):
     plant = [PYTHON, '-c', KEYS + JOIN + PLANT_KEY, launchers('python').path]
     done = run(*plant, path, loot, account=accounts.attacker)
     assert done.returncode == 0, done.stderr
+    assert loot.exists() == launchers('python').naive
+
+
+SEND_KEYRING = """
+libc.syscall(add_key, b'user', b'token', b'planted', 7, session)
+parent = os.getpid()
+if not os.fork():
+    while os.getppid() == parent:
+        libc.syscall(keyctl, 18)  # KEYCTL_SESSION_TO_PARENT
+    os._exit(0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_keyring_that_is_sent_during_the_launch_is_not_taken(launchers, script, accounts, loot):
+    path = script(KEYS + FIND_KEY, 'cap_kill=i')
+    send = [PYTHON, '-c', KEYS + JOIN + SEND_KEYRING, launchers('python').path]
+    for _ in range(1 if launchers('python').naive else 20 * SOAK):
+        done = run(*send, path, loot, account=accounts.attacker)
+        assert done.returncode == 0, done.stderr
+    assert loot.exists() == launchers('python').naive
+
+
+AIM = """
+libc.syscall(keyctl, 14, 4)  # KEYCTL_SET_REQKEY_KEYRING
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_keys_go_where_they_go_by_default(launchers, script, accounts, loot):
+    path = script(f"{KEYS}\nif libc.syscall(keyctl, 14, -1):\n    open(sys.argv[1], 'w')", '=')
+    aim = [PYTHON, '-c', KEYS + AIM, launchers('python').path, path, loot]
+    assert run(*aim, account=accounts.attacker).returncode == 0
     assert loot.exists() == launchers('python').naive
 
 

@@ -157,6 +157,7 @@ if not os.fork():
     become(uid)
     with contextlib.suppress(PermissionError):
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, 4))
+        print('limited', flush=True)
     os._exit(0)
 os.wait()
 ptrace(DETACH, pid, 0, 0)
@@ -174,6 +175,7 @@ def test_caller_keeps_no_launch_out_of_the_log_by_taking_its_descriptors(log, sc
         done, lines = log.lines(path, *start)
         assert done.returncode == 0, done.stderr
         assert len(lines) == 1, f'at descriptor {number}'
+        assert 'limited' not in done.stdout, f'at descriptor {number}'
         ended, number = 'ended' in done.stdout, number + 1
     assert number > 20
 
