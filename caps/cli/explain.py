@@ -175,7 +175,7 @@ def _executable(executable: Executable) -> Document:
             'nosuid': mount.nosuid,
             'noexec': mount.noexec,
         },
-        'shebang': executable.shebang,
+        'shebang': executable.first_line and executable.first_line.text,
         'is_program': file.is_program,
     }
 

@@ -53,12 +53,17 @@ def _rules(step: Step) -> set[str]:
     return {reason.rule for reason in step.outcome.reasons}
 
 
-def _setcap(text: str, executable: Executable) -> str:
-    return shlex.join(['setcap', text, executable.real_path])
+def _on_file(executable: Executable, *words: str) -> str | None:
+    """A command on a file, if a path leads to it."""
+    return shlex.join([*words, executable.real_path]) if executable.has_path else None
 
 
-def _unmark(executable: Executable) -> str:
-    return shlex.join(['setcap', '-r', executable.real_path])
+def _setcap(text: str, executable: Executable) -> str | None:
+    return _on_file(executable, 'setcap', text)
+
+
+def _unmark(executable: Executable) -> str | None:
+    return _on_file(executable, 'setcap', '-r')
 
 
 def _on_marks(executable: Executable) -> Iterator[Advice]:
@@ -119,12 +124,16 @@ def _on_access(started: Executable, step: Step) -> Iterator[Advice]:
     if 'access' not in rules:
         return
     for member in started.chain:
-        if closed := closed_directory(step.before, member.real_path):
-            text = f'put {member.real_path} where the user can reach it, or open the directory'
-            yield Advice('access', text, shlex.join(['chmod', 'o+x', closed]))
+        if member.has_path and (closed := closed_directory(step.before, member.real_path)):
+            text = (
+                f'{closed} is closed to the user: put {member.real_path} where the user can reach '
+                'it, or make the user a member of a group that may search the directory'
+            )
+            yield Advice('access', text)
             return
     path = next(member for member in started.chain if member.file is step.outcome.program).real_path
-    yield Advice('access', 'let the user execute it', shlex.join(['chmod', 'a+x', path]))
+    text = f'make the user a member of a group that may execute {path}'
+    yield Advice('access', text)
 
 
 def _on_mount(program: Executable, step: Step) -> Iterator[Advice]:
@@ -170,7 +179,7 @@ def _on_process(program: Executable, step: Step) -> Iterator[Advice]:
         yield Advice(
             'ambient-ids',
             f'its set-id bits take {lost}, which is ambient, from it: clear them',
-            shlex.join(['chmod', 'u-s,g-s', program.real_path]),
+            _on_file(program, 'chmod', 'u-s,g-s'),
         )
 
 
@@ -230,11 +239,13 @@ def _on_end(
             'changes for a user who is not root, only limits them'
         )
         yield Advice('unmarked', f'{text}; {way}')
-    if step.outcome.secure and (lost := vanishing_libraries(program, environ)):
+    origin = os.path.dirname(program.real_path)
+    lost_libraries = vanishing_libraries(program.elf, origin, environ) if program.elf else []
+    if step.outcome.secure and lost_libraries:
         text = (
             f'the program will not start, as in secure execution the loader does not find '
-            f'{", ".join(lost)} by $ORIGIN or LD_LIBRARY_PATH (ld.so(8)): have it where the system '
-            'has its libraries, or do without the mark'
+            f'{", ".join(lost_libraries)} by $ORIGIN or LD_LIBRARY_PATH (ld.so(8)): have it where '
+            'the system has its libraries, or do without the mark'
         )
         yield Advice('libraries', text, _unmark(program) if caps else None)
 

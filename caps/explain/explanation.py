@@ -134,7 +134,7 @@ def _look(path: str) -> Executable:
 
 def _execution(process: Process, executable: Executable) -> Step:
     for member in executable.chain:
-        if closed := closed_directory(process, member.real_path):
+        if member.has_path and (closed := closed_directory(process, member.real_path)):
             text = f'user {process.uid.effective} may not search {closed} (path_resolution(7))'
             reason = Reason('access', 'file', text)
             return _failed(process, executable, errno.EACCES, reason)

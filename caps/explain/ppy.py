@@ -12,17 +12,15 @@ from dataclasses import replace
 from caps import CapSet, SecureBits
 from caps.explain.execve import Outcome, Reason, execve
 from caps.explain.types import Check, Step
-from caps.system.files import SIZE, Executable, look_at_file
-from caps.system.launcher import LAUNCHER_CAPS, read_record
+from caps.system.files import Executable, look_at_file
+from caps.system.launcher import LAUNCHER_CAPS
 from caps.system.path import strangers
 from caps.system.types import File, Ids, Process
 
 
 def is_ppy(executable: Executable) -> bool:
     """Whether a file is an installed ppy."""
-    with suppress(PermissionError):  # everyone may read a ppy, but not every program
-        return executable.size <= SIZE and read_record(executable.path) is not None
-    return False
+    return executable.record is not None
 
 
 def own_checks(outcome: Outcome) -> Iterator[Check]:
@@ -82,10 +80,10 @@ def _belongs_to_root(path: str) -> bool:
 def launch(outcome: Outcome, ppy: Executable, script: Executable) -> Iterator[Step]:
     """What ppy makes of itself, and its execution of the capped copy."""
     before = outcome.process
-    record = read_record(ppy.path)
+    record = ppy.record
     if before is None or record is None:
         return
-    capped = look_at_file(record[1])
+    capped = look_at_file(record.capped)
     state = ppy_state(before, script.file)
     reasons = (
         Reason(
@@ -101,7 +99,9 @@ def launch(outcome: Outcome, ppy: Executable, script: Executable) -> Iterator[St
     changed = Outcome(state, 0, outcome.secure, ppy.file, reasons)
     yield Step(f'{ppy.path} makes itself ready', before, changed)
     yield Step(
-        f'Executing {record[1]}, the capped copy of {record[2]}', state, execve(state, capped.file)
+        f'Executing {record.capped}, the capped copy of {record.original}',
+        state,
+        execve(state, capped.file),
     )
 
 

@@ -26,6 +26,8 @@ def of_file(executable: Executable) -> Iterator[str]:
             f"but it really is {executable.real_path}, everyone's: what that is marked with, "
             'everyone gets'
         )
+    elif not executable.has_path:
+        yield f'no path leads to it: the kernel calls it {executable.real_path}'
     elif executable.real_path != executable.path:
         yield f'it really is {executable.real_path}'
     yield f'mode {stat.filemode(file.mode)}, owner {file.uid}, group {file.gid}'
@@ -44,8 +46,8 @@ def of_file(executable: Executable) -> Iterator[str]:
         yield f'capabilities {caps}{flag}{root}'
         for news in filter(None, map(newer, (caps.permitted, caps.inheritable))):
             yield f'these were all capabilities of an older kernel: this one has {news} too'
-    if executable.shebang is not None:
-        yield f'first line {executable.shebang}'
+    if executable.first_line:
+        yield f'first line {executable.first_line.text}'
         if executable.interpreter and os.path.basename(executable.interpreter.real_path) == 'env':
             yield 'env will execute another program in turn, and all this happens once more'
 

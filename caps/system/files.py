@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import stat
-import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
+from caps.system.elf import MAGIC, Elf, read_elf
+from caps.system.launcher import SIZE, Record, record_in
+from caps.system.look import Look, look_at, part
 from caps.system.mounts import Mount, mount_of
+from caps.system.shebang import HEAD, FirstLine, first_line, stray_start
 from caps.system.types import File, FileCaps
 
-HEAD = 256  # what the kernel reads of a file to recognise it
 DEPTH = 7  # one more than the kernel follows
-SIZE = 1 << 26  # of a file that is read as a whole, since anyone's file is looked at
+LINKS = 40  # as many as the kernel follows
 
 
 @dataclass(frozen=True)
@@ -23,25 +24,31 @@ class Executable:
     """A file, and what is worth saying about it.
 
     path: as it was given
-    real_path: without symbolic links
-    size: in bytes
+    real_path: without symbolic links; where no path leads to it, what the kernel calls it
+    has_path: whether the real path leads to this very file
     links: each symbolic link that `path` itself is, and what it names
     venv: the virtual environment that the path is in and the file is not
-    shebang: the first line of a script, without its newline
+    first_line: that of a script
+    stray: what stands before #! in its first line, in words
     has_acl: whether it has an access control list
     file: what the model of execve(2) wants
-    interpreter: the program that the shebang names
+    elf: what it tells the loader, where it is a program and may be read
+    record: where it is an installed ppy, and may be read
+    interpreter: the program that the first line names
     """
 
     path: str
     real_path: str
-    size: int
+    has_path: bool
     links: tuple[tuple[str, str], ...]
     venv: str | None
     mount: Mount
-    shebang: str | None
+    first_line: FirstLine | None
+    stray: str | None
     has_acl: bool
     file: File
+    elf: Elf | None
+    record: Record | None
     interpreter: Executable | None = None
 
     @property
@@ -57,91 +64,87 @@ def look_at_file(path: str, depth: int = DEPTH) -> Executable:
 
     Raises OSError where there is no such file, or ValueError where its capabilities are malformed.
     """
-    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        info, mount = os.fstat(descriptor), mount_of(descriptor)
-        if not stat.S_ISREG(info.st_mode):
+    with look_at(path) as look:
+        if not look.is_regular:
             raise OSError(errno.EACCES, 'not a regular file, which nothing can execute', path)
-    finally:
-        os.close(descriptor)
-    real_path = os.path.realpath(path)
-    head = _head(path)
-    shebang, interpreter = _shebang(head)
-    try:
-        program = look_at_file(interpreter, depth - 1) if interpreter and depth > 1 else None
-    except FileNotFoundError as error:
-        if error.filename == interpreter:
-            error.strerror = f'{error.strerror}, which the first line of {path} names'
-        raise
-    value = _attribute(path, 'security.capability')
+        return _executable(look, depth)
+
+
+def _executable(look: Look, depth: int) -> Executable:
+    path, mount, real_path = look.path, mount_of(look.fd), look.real_path
+    value = look.attribute('security.capability')
+    head, elf, record = _content(look)
+    line = first_line(head or b'')
+    interpreter = _interpreter(path, line, depth)
     file = File(
         path=path,
-        mode=info.st_mode,
-        uid=info.st_uid,
-        gid=info.st_gid,
+        mode=look.info.st_mode,
+        uid=look.info.st_uid,
+        gid=look.info.st_gid,
         caps=None if value is None else FileCaps.from_xattr(value),
         nosuid=mount.nosuid,
         noexec=mount.noexec,
-        interpreter=program.file if program else None,
-        is_program=head is None or head[:4] == b'\x7fELF' or program is not None,
+        interpreter=interpreter.file if interpreter else None,
+        is_program=head is None or head[:4] == MAGIC or interpreter is not None,
     )
     links = tuple(_links(path))
     return Executable(
         path=path,
-        real_path=real_path,
-        size=info.st_size,
+        real_path=real_path or look.shown_path,
+        has_path=real_path is not None,
         links=links,
-        venv=_venv((path, *(target for _, target in links)), real_path),
+        venv=_venv((path, *(target for _, target in links)), real_path or ''),
         mount=mount,
-        shebang=shebang,
-        has_acl=_attribute(path, 'system.posix_acl_access') is not None,
+        first_line=line,
+        stray=stray_start(head or b''),
+        has_acl=look.attribute('system.posix_acl_access') is not None,
         file=file,
-        interpreter=program,
+        elf=elf,
+        record=record,
+        interpreter=interpreter,
     )
 
 
-def _head(path: str) -> bytes | None:
-    """The first bytes of a regular file, None where it may not be read."""
-    if not os.path.isfile(path):
-        return b''
-    try:
-        with open(path, 'rb') as file:
-            return file.read(HEAD)
-    except PermissionError:
+def _content(look: Look) -> tuple[bytes | None, Elf | None, Record | None]:
+    """The first bytes of a file, None where they may not be read, and what a program tells."""
+    with look.opened() as fd:
+        if fd is None:
+            return None, None, None
+        head = part(fd, HEAD)
+        if head[:4] != MAGIC:
+            return head, None, None
+        small = look.info.st_size <= SIZE
+        return head, read_elf(fd), record_in(part(fd, SIZE)) if small else None
+
+
+def _interpreter(path: str, line: FirstLine | None, depth: int) -> Executable | None:
+    if line is None or line.interpreter is None or depth == 1:
         return None
-
-
-def _shebang(head: bytes | None) -> tuple[str | None, str | None]:
-    """The first line of a script and the interpreter in it; load_script() of the kernel."""
-    if head is None or head[:2] != b'#!':
-        return None, None
-    line, newline, _ = head.partition(b'\n')
-    words = re.split(rb'[ \t\0]', line[2:].strip(b' \t'), maxsplit=1)
-    is_cut = not newline and len(head) == HEAD and len(words) == 1
-    return os.fsdecode(line), None if is_cut else os.fsdecode(words[0]) or None
+    if not line.interpreter:
+        reason = 'its first line names no interpreter, which the kernel refuses'
+        raise PermissionError(errno.EACCES, reason, path)
+    try:
+        return look_at_file(line.interpreter, depth - 1)
+    except FileNotFoundError as error:
+        if error.filename == line.interpreter:
+            error.strerror = f'{error.strerror}, which the first line of {path} names'
+        raise
 
 
 def _links(path: str) -> Iterator[tuple[str, str]]:
-    while os.path.islink(path):
-        target = os.path.join(os.path.dirname(path), os.readlink(path))
+    for _ in range(LINKS):
+        try:
+            target = os.path.join(os.path.dirname(path), os.readlink(path))
+        except OSError:  # no link, or one that is not there any more
+            return
         yield path, target
         path = target
 
 
 def _venv(paths: tuple[str, ...], real_path: str) -> str | None:
     for path in paths:
-        venv = os.path.realpath(os.path.join(os.path.dirname(path), os.pardir))
-        if os.path.exists(f'{venv}/pyvenv.cfg') and not real_path.startswith(f'{venv}/'):
-            return venv
+        with suppress(OSError), look_at(os.path.join(os.path.dirname(path), os.pardir)) as look:
+            venv = look.shown_path
+            if os.path.exists(f'{venv}/pyvenv.cfg') and not real_path.startswith(f'{venv}/'):
+                return venv
     return None
-
-
-def _attribute(path: str, name: str) -> bytes | None:
-    try:
-        return os.getxattr(path, name)
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-            return None
-        if error.errno == errno.EOVERFLOW:  # for a user namespace that this one cannot see
-            return struct.pack('<6I', 3 << 24, 0, 0, 0, 0, 2**32 - 1)
-        raise

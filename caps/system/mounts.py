@@ -8,12 +8,19 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Mount:
-    """The mount that a file is on; `point` is None in another mount namespace."""
+    """The mount that a file is on.
+
+    point: the directory where it is mounted; None in another mount namespace
+    kind: of the file system
+    nosuid, noexec: see mount(8)
+    idmapped: whether it shows the owners of its files as others; see mount_setattr(2)
+    """
 
     point: str | None
     kind: str
     nosuid: bool
     noexec: bool
+    idmapped: bool = False
 
 
 def mount_of(descriptor: int) -> Mount:
@@ -25,7 +32,8 @@ def mount_of(descriptor: int) -> Mount:
             options = words[5].split(',')
             point = re.sub(r'\\(\d{3})', lambda match: chr(int(match[1], 8)), words[4])
             kind = words[words.index('-') + 1]
-            return Mount(point, kind, 'nosuid' in options, 'noexec' in options)
+            said = [name in options for name in ('nosuid', 'noexec', 'idmapped')]
+            return Mount(point, kind, *said)
     flags = os.fstatvfs(descriptor).f_flag
     noexec = bool(flags & os.ST_NOEXEC)
     root = os.open('/', os.O_PATH | os.O_CLOEXEC)

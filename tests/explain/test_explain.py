@@ -7,134 +7,20 @@ import shlex
 import struct
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from caps.install import install, remove
 
 from caps import Caps, CapSet
 from caps.admin.ppy import install, remove
 from caps.cli.explain import document
 from caps.explain import explain
-from caps.system.types import SETS, FileCaps
-from support import SUPPORT, needs, needs_root, python, run
+from caps.system.types import FileCaps
+from support import needs, needs_root, python, run
+from support.executions import SHORT, advice, follow, happens, waiting
 
 pytestmark = [needs_root, needs('cap_net_raw', 'cap_setpcap')]
-SHORT = {
-    'inheritable': 'CapInh', 'permitted': 'CapPrm', 'effective': 'CapEff', 'ambient': 'CapAmb',
-    'bounding': 'CapBnd',
-}  # fmt: skip
-
-# Becomes an account in a certain state, says so, waits, and executes.
-CHILD = """
-import os, sys
-from caps import IAB, Caps, CapSet, drop, set_no_new_privs
-def become(uid, gid):
-    os.setgroups([])
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
-{setup}
-print('ready', flush=True)
-sys.stdin.readline()
-try:
-    os.execv(sys.argv[1], sys.argv[1:])
-except OSError as error:
-    print('Error:\\t' + os.strerror(error.errno), 'Errno:\\t' + str(error.errno), sep='\\n')
-"""
-
-
-@contextmanager
-def waiting(path, *arguments, setup='', **options):
-    """A process that is about to execute a file; how to let it go on and see what it says."""
-    command = [sys.executable, '-c', CHILD.format(setup=setup), path, *arguments]
-    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes, **options) as child:
-        assert child.stdout.readline() == 'ready\n', child.stderr.read()
-        child.go_on = lambda: child.communicate('\n', timeout=60)
-        yield child
-
-
-def happens(path, setup='', **options):
-    """What is said of an execution, and what is seen; they must be the same."""
-    with waiting(path, setup=setup, **options) as child:
-        said = explain(path, pid=child.pid)
-        output, errors = child.go_on()
-    lines = (line.split(':', 1) for line in output.splitlines() if ':' in line)
-    seen = {name: value.strip() for name, value in lines}
-    if said.error:
-        assert seen.get('Errno') or child.returncode == 126, (said.error, output, errors)
-    elif 'Errno' in seen or child.returncode:
-        seen['Failure'] = errors or output
-    else:
-        masks = {name: int(seen[short], 16) for name, short in SHORT.items()}
-        assert {name: getattr(said.after, name).mask for name in SETS} == masks
-        assert [*said.after.uid, *said.after.gid] == [
-            int(one) for name in ('Uid', 'Gid') for one in seen[name].split()[:3]
-        ]
-        assert said.steps[-1].outcome.secure == (seen['Secure'] == '1')
-    return said, seen
-
-
-def advice(said, rule):
-    """The advice for a rule; there must be just one."""
-    (one,) = [one for one in said.advice if one.rule == rule]
-    return one
-
-
-def follow(said, rule):
-    """Do what is advised."""
-    subprocess.run(advice(said, rule).command, shell=True, check=True, capture_output=True)
-
-
-def as_account(account):
-    return f'become({account.uid}, {account.gid})\n'
-
-
-@pytest.fixture(scope='module')
-def probe(world):
-    path = world / 'explained-probe'
-    source = SUPPORT / 'execve_probe.c'
-    subprocess.run(['cc', '-static', '-s', '-o', path, source], check=True)
-    return path
-
-
-@pytest.fixture
-def program(scene, probe):
-    """A function that makes a program: its capabilities, mode and name."""
-
-    def make(mark=None, mode=0o755, name='program', directory=scene):
-        path = directory / name
-        path.write_bytes(probe.read_bytes())
-        path.chmod(mode)
-        if mark is not None:
-            Caps(mark).apply(path)
-        return path
-
-    return make
-
-
-@pytest.fixture
-def as_attacker(accounts):
-    return as_account(accounts.attacker)
-
-
-@pytest.fixture
-def tmpfs(scene):
-    """A function that mounts a tmpfs with options."""
-    mounted = []
-
-    def mount(options):
-        path = scene / 'mounted'
-        path.mkdir()
-        subprocess.run(
-            ['mount', '-t', 'tmpfs', '-o', f'mode=755,{options}', 'none', path], check=True
-        )
-        mounted.append(path)
-        return path
-
-    yield mount
-    for path in mounted:
-        subprocess.run(['umount', path], check=True)
 
 
 def effective(said):
@@ -492,12 +378,14 @@ def test_marked_set_uid_root_program_gets_only_its_mark(program, as_attacker):
     assert 'cap_chown' in happens(path, as_attacker)[0].after.effective
 
 
-def test_file_that_the_user_may_not_execute(program, as_attacker):
+def test_file_that_the_user_may_not_execute(program, accounts, as_b):
     path = program(mode=0o700)
     said, seen = happens(path, as_attacker)
     assert (said.error, seen['Error']) == ('EACCES', 'Permission denied')
-    follow(said, 'access')
-    assert happens(path, as_attacker)[0].error is None
+    assert advice(said, 'access').command is None  # which could only open it to everybody
+    os.chown(path, 0, accounts.b.gid)
+    path.chmod(0o710)
+    assert happens(path, as_b)[0].error is None
 
 
 def test_program_that_may_be_executed_and_not_read(program):
@@ -509,13 +397,15 @@ def test_program_that_may_be_executed_and_not_read(program):
     assert python(code, program(mode=0o4111)) == 'None\n'
 
 
-def test_file_in_a_directory_that_the_user_may_not_search(program, scene, as_attacker):
+def test_file_in_a_directory_that_the_user_may_not_search(program, scene, accounts, as_b):
     (scene / 'closed').mkdir(mode=0o700)
     path = program(directory=scene / 'closed')
     said, seen = happens(path, as_attacker)
     assert (said.error, seen['Error']) == ('EACCES', 'Permission denied')
-    follow(said, 'access')
-    assert happens(path, as_attacker)[0].error is None
+    assert advice(said, 'access').command is None  # which could only open it to everybody
+    os.chown(scene / 'closed', 0, accounts.b.gid)
+    (scene / 'closed').chmod(0o710)
+    assert happens(path, as_b)[0].error is None
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""An execution that is explained and then happens, in a process that is in a certain state."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+
+from caps.explain import explain
+from caps.system.types import SETS
+
+SHORT = {
+    'inheritable': 'CapInh', 'permitted': 'CapPrm', 'effective': 'CapEff', 'ambient': 'CapAmb',
+    'bounding': 'CapBnd',
+}  # fmt: skip
+
+# Becomes an account in a certain state, says so, waits, and executes.
+CHILD = """
+import os, sys
+from caps import IAB, Caps, CapSet, drop, set_no_new_privs
+def become(uid, gid):
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+{setup}
+print('ready', flush=True)
+sys.stdin.readline()
+try:
+    os.execv(sys.argv[1], sys.argv[1:])
+except OSError as error:
+    print('Error:\\t' + os.strerror(error.errno), 'Errno:\\t' + str(error.errno), sep='\\n')
+"""
+
+
+@contextmanager
+def waiting(path, *arguments, setup='', **options):
+    """A process that is about to execute a file; how to let it go on and see what it says."""
+    command = [sys.executable, '-c', CHILD.format(setup=setup), path, *arguments]
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes, **options) as child:
+        assert child.stdout.readline() == 'ready\n', child.stderr.read()
+        child.go_on = lambda: child.communicate('\n', timeout=60)
+        yield child
+
+
+def happens(path, setup='', **options):
+    """What is said of an execution, and what is seen; they must be the same."""
+    with waiting(path, setup=setup, **options) as child:
+        said = explain(path, pid=child.pid)
+        output, errors = child.go_on()
+    lines = (line.split(':', 1) for line in output.splitlines() if ':' in line)
+    seen = {name: value.strip() for name, value in lines}
+    if said.error:
+        assert seen.get('Errno') or child.returncode == 126, (said.error, output, errors)
+    elif 'Errno' in seen or child.returncode:
+        seen['Failure'] = errors or output
+    else:
+        masks = {name: int(seen[short], 16) for name, short in SHORT.items()}
+        assert {name: getattr(said.after, name).mask for name in SETS} == masks
+        assert [*said.after.uid, *said.after.gid] == [
+            int(one) for name in ('Uid', 'Gid') for one in seen[name].split()[:3]
+        ]
+        assert said.steps[-1].outcome.secure == (seen['Secure'] == '1')
+    return said, seen
+
+
+def advice(said, rule):
+    """The advice for a rule; there must be just one."""
+    (one,) = [one for one in said.advice if one.rule == rule]
+    return one
+
+
+def follow(said, rule):
+    """Do what is advised."""
+    subprocess.run(advice(said, rule).command, shell=True, check=True, capture_output=True)
+
+
+def as_account(account):
+    return f'become({account.uid}, {account.gid})\n'
