@@ -154,9 +154,6 @@ def installation_at(prefix: PathText = PREFIX, name: str = NAME) -> Installation
 
 def _damage(installation: Installation) -> Iterator[str]:
     """What is wrong with an installation."""
-    if not os.path.isdir('/proc/self/fd'):
-        yield '/proc is not mounted here, without which neither ppy nor this can look at files'
-        return
     yield from place_flaws(os.path.dirname(installation.ppy))
     if any(strangers(os.path.dirname(installation.ppy))):
         return  # they say what the rest is

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+NO_PROC = '/proc is not mounted here, and files are looked at by their names in it'
 NO_NAMESPACE_OF_OURS = struct.pack('<6I', 3 << 24, 0, 0, 0, 0, 2**32 - 1)
 
 
@@ -70,6 +71,8 @@ class Look:
             return
         try:
             fd = os.open(self._way, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise OSError(errno.EOPNOTSUPP, NO_PROC) from None
         except OSError:  # no permission, or a lease that its owner does not give up
             yield None
             return

@@ -33,8 +33,8 @@ def program(scene, probe):
 
 
 @pytest.fixture
-def as_b(accounts):
-    return as_account(accounts.b)
+def as_attacker(accounts):
+    return as_account(accounts.attacker)
 
 
 @pytest.fixture

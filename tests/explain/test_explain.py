@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from caps.install import install, remove
 
 from caps import Caps, CapSet
 from caps.admin.ppy import install, remove
@@ -378,14 +377,14 @@ def test_marked_set_uid_root_program_gets_only_its_mark(program, as_attacker):
     assert 'cap_chown' in happens(path, as_attacker)[0].after.effective
 
 
-def test_file_that_the_user_may_not_execute(program, accounts, as_b):
+def test_file_that_the_user_may_not_execute(program, accounts, as_attacker):
     path = program(mode=0o700)
     said, seen = happens(path, as_attacker)
     assert (said.error, seen['Error']) == ('EACCES', 'Permission denied')
     assert advice(said, 'access').command is None  # which could only open it to everybody
-    os.chown(path, 0, accounts.b.gid)
+    os.chown(path, 0, accounts.attacker.gid)
     path.chmod(0o710)
-    assert happens(path, as_b)[0].error is None
+    assert happens(path, as_attacker)[0].error is None
 
 
 def test_program_that_may_be_executed_and_not_read(program):
@@ -397,15 +396,15 @@ def test_program_that_may_be_executed_and_not_read(program):
     assert python(code, program(mode=0o4111)) == 'None\n'
 
 
-def test_file_in_a_directory_that_the_user_may_not_search(program, scene, accounts, as_b):
+def test_file_in_a_directory_that_the_user_may_not_search(program, scene, accounts, as_attacker):
     (scene / 'closed').mkdir(mode=0o700)
     path = program(directory=scene / 'closed')
     said, seen = happens(path, as_attacker)
     assert (said.error, seen['Error']) == ('EACCES', 'Permission denied')
     assert advice(said, 'access').command is None  # which could only open it to everybody
-    os.chown(scene / 'closed', 0, accounts.b.gid)
+    os.chown(scene / 'closed', 0, accounts.attacker.gid)
     (scene / 'closed').chmod(0o710)
-    assert happens(path, as_b)[0].error is None
+    assert happens(path, as_attacker)[0].error is None
 
 
 @pytest.fixture

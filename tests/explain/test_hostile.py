@@ -108,7 +108,7 @@ def many_directories():
 def test_program_that_no_linker_made_takes_little_time_and_memory(scene, accounts, shape):
     head, places = shape()
     path = sparse(scene / 'program', head, places)
-    done = explained(path, '--as', accounts.b.name)
+    done = explained(path, '--as', accounts.attacker.name)
     assert done.stdout.startswith(f'The file {path}\n'), done.stderr
 
 
@@ -185,9 +185,9 @@ def test_lease_is_not_waited_for(scene, program):
 
 
 def test_what_is_advised_names_the_file_that_was_looked_at(scene, program, accounts):
-    path, theirs = program('cap_net_raw=i'), mkdir_of(accounts.b, scene / 'theirs')
+    path, theirs = program('cap_net_raw=i'), mkdir_of(accounts.attacker, scene / 'theirs')
     (theirs / 'name').symlink_to(path)
-    said = explain(theirs / 'name', user=accounts.b.name)
+    said = explain(theirs / 'name', user=accounts.attacker.name)
     commands = [advice.command for advice in said.advice if advice.command]
     assert all(str(theirs) not in command for command in commands)
     assert said.executable.real_path == str(path)

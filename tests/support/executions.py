@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from caps.explain import explain
+from caps.explain import Advice, Explanation, explain
 from caps.system.types import SETS
+from support.accounts import Account
 
 SHORT = {
     'inheritable': 'CapInh', 'permitted': 'CapPrm', 'effective': 'CapEff', 'ambient': 'CapAmb',
@@ -31,21 +35,26 @@ except OSError as error:
 
 
 @contextmanager
-def waiting(path, *arguments, setup='', **options):
-    """A process that is about to execute a file; how to let it go on and see what it says."""
-    command = [sys.executable, '-c', CHILD.format(setup=setup), path, *arguments]
-    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes, **options) as child:
+def waiting(
+    path: Path | str, *arguments: str, setup: str = '', **options: Any
+) -> Iterator['subprocess.Popen[str]']:
+    """A process that executes a file as soon as it is sent a line."""
+    command = [sys.executable, '-c', CHILD.format(setup=setup), str(path), *arguments]
+    pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+    with subprocess.Popen(command, text=True, **(pipes | options)) as child:
+        assert child.stdout
+        assert child.stderr
         assert child.stdout.readline() == 'ready\n', child.stderr.read()
-        child.go_on = lambda: child.communicate('\n', timeout=60)
         yield child
 
 
-def happens(path, setup='', **options):
+def happens(
+    path: Path | str, setup: str = '', **options: Any
+) -> tuple[Explanation, dict[str, str]]:
     """What is said of an execution, and what is seen; they must be the same."""
     with waiting(path, setup=setup, **options) as child:
         said = explain(path, pid=child.pid)
-        output, errors = child.go_on()
+        output, errors = child.communicate('\n', timeout=60)
     lines = (line.split(':', 1) for line in output.splitlines() if ':' in line)
     seen = {name: value.strip() for name, value in lines}
     if said.error:
@@ -53,6 +62,7 @@ def happens(path, setup='', **options):
     elif 'Errno' in seen or child.returncode:
         seen['Failure'] = errors or output
     else:
+        assert said.after
         masks = {name: int(seen[short], 16) for name, short in SHORT.items()}
         assert {name: getattr(said.after, name).mask for name in SETS} == masks
         assert [*said.after.uid, *said.after.gid] == [
@@ -62,16 +72,18 @@ def happens(path, setup='', **options):
     return said, seen
 
 
-def advice(said, rule):
+def advice(said: Explanation, rule: str) -> Advice:
     """The advice for a rule; there must be just one."""
     (one,) = [one for one in said.advice if one.rule == rule]
     return one
 
 
-def follow(said, rule):
+def follow(said: Explanation, rule: str) -> None:
     """Do what is advised."""
-    subprocess.run(advice(said, rule).command, shell=True, check=True, capture_output=True)
+    command = advice(said, rule).command
+    assert command
+    subprocess.run(command, shell=True, check=True, capture_output=True)
 
 
-def as_account(account):
+def as_account(account: Account) -> str:
     return f'become({account.uid}, {account.gid})\n'

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 from support import ROOT
@@ -26,7 +27,7 @@ def plant(directory: Path, file: str, old: str, new: str) -> Path:
     return directory
 
 
-def extension_with(directory, file, old, new):
+def extension_with(directory: Path, file: str, old: str, new: str) -> Path:
     """Where to import caps from, with an extension of such sources."""
     sources = plant(directory / 'planted', file, old, new)
     without = shutil.ignore_patterns('*.so', '__py*')

@@ -6,6 +6,8 @@ killed.py N SIGNAL ARGUMENT...: the status is that of caps where it comes to its
 import os
 import signal
 import sys
+from types import FrameType
+from typing import Any
 
 from caps.cli import main
 
@@ -18,7 +20,7 @@ left, number = int(sys.argv[1]), signal.Signals[sys.argv[2]]
 here = os.getpid()
 
 
-def watch(frame, event, function):
+def watch(frame: FrameType, event: str, function: Any) -> None:
     global left
     if event == 'c_call' and function.__name__ in CHANGING:
         left -= 1
