@@ -17,6 +17,8 @@ EXAMPLES = """\
 examples:
   sudo caps venv mark /srv/app/venv cap_net_bind_service
   /srv/app/venv/bin/python -m http.server 80
+  sudo caps venv status /srv/app/venv
+      after an upgrade of Python: says whether to mark it again
   sudo caps venv unmark /srv/app/venv
 """
 MARK = """\
@@ -30,6 +32,12 @@ examples:
   sudo caps venv mark /srv/app/venv cap_net_raw                 the same as cap_net_raw=ep
   sudo caps venv mark /srv/app/venv cap_net_raw=p               its code makes it effective
   sudo caps venv mark /srv/app/venv cap_net_raw --group ops     nobody else can run it
+"""
+STATUS = """\
+The python is started once, as the owner of the environment.
+
+examples:
+  sudo caps venv status /srv/app/venv
 """
 UNMARK = """\
 examples:
@@ -57,6 +65,9 @@ def add(commands: Commands) -> None:
     parser.add_argument('directory', metavar='DIR')
     parser.add_argument('caps', type=_text, metavar='CAPS')
     parser.add_argument('--group', metavar='NAME', help='only its members may run the copy')
+    text = 'say how its python is marked and what is wrong with it'
+    parser = group.add('status', status, text, STATUS, SHAPE)
+    parser.add_argument('directory', metavar='DIR')
     text = 'put the link to the shared python back'
     parser = group.add('unmark', unmark, text, UNMARK, SHAPE)
     parser.add_argument('directory', metavar='DIR')
@@ -74,7 +85,19 @@ def _text(text: str) -> Caps:
 def mark(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.admin import venv
 
-    environment = venv.mark(arguments.directory, arguments.caps, arguments.group)
+    _report(venv.mark(arguments.directory, arguments.caps, arguments.group), out)
+    return True
+
+
+def status(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.admin import venv
+
+    environment = venv.environment_at(arguments.directory)
+    _report(environment, out)
+    return bool(environment.caps.marked)
+
+
+def _report(environment: Environment, out: Output) -> None:
     out.document = document(environment)
     out.line(environment.python, str(environment.caps), style='yellow')
     out.line(f'  names:       {", ".join(environment.names)}')
@@ -83,7 +106,9 @@ def mark(arguments: argparse.Namespace, out: Output) -> bool:
     out.line(f'  runs code of {environment.owner}, {writers}')
     if environment.unmarked:
         out.line(f'  unmarked:    {environment.unmarked}')
-    return True
+        out.line(f'  where it cannot start: {environment.unmarked} -m caps')
+    for problem in environment.problems:
+        out.problem(problem)
 
 
 def unmark(arguments: argparse.Namespace, out: Output) -> bool:

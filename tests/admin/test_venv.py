@@ -2,19 +2,24 @@
 
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
 import sys
 import venv as builder
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from caps import Caps
-from caps.admin.venv import VenvError, mark, parsed, unmark
+from caps.admin import venv
+from caps.admin.venv import VenvError, environment_at, mark, parsed, unmark
 from caps.cli import main
-from support import needs, needs_root, run
+from caps.system.path import NOBODY
+from caps.system.run import Account, run_as
+from support import CHILDREN, SOAK, needs, needs_root, run
 
 pytestmark = needs_root
 PYTHON = os.path.realpath('/usr/bin/python3')
@@ -119,7 +124,7 @@ def test_marking_again_renews_the_copy(environment, scene):
 def test_environment_that_has_a_copy_is_marked_and_unmarked(environment):
     (environment / 'bin/python3').unlink()
     shutil.copy(PYTHON, environment / 'bin/python3')
-    assert mark(environment, RAW).unmarked is None
+    assert mark(environment, RAW).unmarked == f'{environment}/bin/python3.unmarked'
     assert Caps.from_file(environment / 'bin/python') == RAW
     unmark(environment)
     assert Caps.from_file(environment / 'bin/python').marked is False
@@ -341,3 +346,214 @@ def test_command_line_marks_says_who_and_unmarks(environment, capsys):
         main(['venv', 'mark', str(environment), 'cap_net_rew'])
     assert raised.value.code == 2
     assert "did you mean 'cap_net_raw'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def planted(environment, accounts):
+    """A function that has an environment's owner run code whenever its python starts."""
+
+    def plant(code):
+        packages = next(environment.glob('lib/python*/site-packages'))
+        (packages / 'planted.pth').write_text(f'import os, sys; {code}\n')
+        owner = accounts.attacker
+        run('chown', '-R', f'{owner.uid}:{owner.gid}', environment, check=True)
+
+    return plant
+
+
+def marked_files(directory):
+    return [line.split()[0] for line in run('getcap', '-r', directory).stdout.splitlines()]
+
+
+@pytest.mark.parametrize('is_naive', [True, False], ids=['naive', 'mark'])
+def test_refused_mark_leaves_no_marked_copy_under_another_name(
+    environment, planted, monkeypatch, is_naive
+):
+    def by_name(fd, name, directory):
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+
+    if is_naive:
+        monkeypatch.setattr(venv, 'take_back', by_name)
+    planted(f'os.rename(sys.executable, "{environment}/bin/kept"); os._exit(1)')
+    with pytest.raises(VenvError, match='cannot run'):
+        mark(environment, RAW)
+    assert marked_files(environment) == [f'{environment}/bin/kept'] * is_naive
+    kept = (environment / 'bin/kept').stat()
+    assert (kept.st_mode & 0o777 == 0) is not is_naive
+
+
+def test_code_of_an_environment_runs_as_its_owner_and_as_nobody_else(
+    environment, planted, accounts, scene
+):
+    took = scene / 'took'
+    took.mkdir()
+    took.chmod(0o777)
+    planted(f'open("{took}/" + str(os.getuid()), "w")')
+    mark(environment, RAW)
+    assert os.listdir(took) == [str(accounts.attacker.uid)]
+    shutil.rmtree(took)
+    took.mkdir()
+    took.chmod(0o777)
+    run('chown', '-R', '0:0', environment, check=True)
+    mark(environment, RAW)
+    (uid,) = map(int, os.listdir(took))
+    assert uid not in (0, NOBODY)
+    with pytest.raises(KeyError):
+        pwd.getpwuid(uid)
+
+
+@pytest.mark.parametrize('is_naive', [True, False], ids=['naive', 'mark'])
+def test_nobody_else_can_run_the_copy_while_it_is_proved(
+    environment, accounts, monkeypatch, is_naive
+):
+    reached = []
+
+    def run_and_attack(argv, account, **options):
+        attacker = Account(accounts.attacker.uid, accounts.attacker.gid)
+        try:
+            reached.append(run_as(argv, attacker, **options).status == 0)
+        except PermissionError:
+            reached.append(False)
+        return run_as(argv, account, **options)
+
+    if is_naive:
+        monkeypatch.setattr(venv, 'unused_group', lambda: accounts.attacker.gid)
+    monkeypatch.setattr(venv, 'run_as', run_and_attack)
+    mark(environment, RAW)
+    assert reached == [is_naive]
+
+
+@pytest.mark.parametrize('target', ['/dev/zero', 'fifo', 'directory'])
+def test_link_to_what_never_ends_is_refused(environment, scene, target):
+    os.mkfifo(scene / 'fifo')
+    (scene / 'directory').mkdir()
+    (environment / 'bin/python3').unlink()
+    (environment / 'bin/python3').symlink_to(scene / target)
+    refused(environment, 'leads to no program: it is not a regular file')
+
+
+def test_program_that_is_too_long_or_prints_for_ever_is_refused(environment, planted, monkeypatch):
+    planted('[os.write(1, b"x" * 65536) for _ in iter(int, 1)]')
+    refused(environment, 'cannot run: .* prints more than')
+    monkeypatch.setattr('caps.admin.environment.SIZE', 1 << 16)
+    refused(environment, 'cannot be copied: .* prints more than 65536 bytes')
+
+
+def copies(environment):
+    """Make the names of an environment's python files of their own, as venv --copies does."""
+    for name in 'python', 'python3', 'python3.99':
+        (environment / 'bin' / name).unlink(missing_ok=True)
+        shutil.copy(PYTHON, environment / 'bin' / name)
+
+
+def test_every_name_of_an_environment_with_copies_leads_to_the_marked_one(environment, accounts):
+    copies(environment)
+    before = state(environment)
+    found = mark(environment, RAW)
+    assert found.names == ['python', 'python3', 'python3.99']
+    for name in found.names:
+        assert as_account(environment / 'bin' / name, accounts.attacker)[2] == 1 << 13
+    assert mark(environment, RAW).names == found.names
+    assert environment_at(environment).problems == []
+    unmark(environment)
+    assert state(environment) == before
+    assert marked_files(environment) == []
+
+
+def test_links_that_lead_out_each_by_itself_become_one(environment, accounts):
+    (environment / 'bin/python').unlink()
+    (environment / 'bin/python').symlink_to(PYTHON)
+    before = {path: what[0] for path, what in state(environment).items()}
+    for name in mark(environment, RAW).names:
+        assert as_account(environment / 'bin' / name, accounts.attacker)[2] == 1 << 13
+    unmark(environment)
+    assert {path: what[0] for path, what in state(environment).items()} == before
+
+
+def test_another_program_under_the_name_of_a_python_is_refused(environment):
+    copies(environment)
+    shutil.copy('/bin/true', environment / 'bin/python3.99')
+    refused(environment, 'bin/python3.99 is another program than .*bin/python: make all names')
+
+
+@pytest.mark.parametrize('is_copied', [False, True], ids=['link', 'copies'])
+@pytest.mark.parametrize('deed', ['mark', 'mark again', 'unmark'])
+def test_killed_command_leaves_nothing_to_the_next_one(environment, deed, is_copied):
+    words = ['unmark', environment] if deed == 'unmark' else ['mark', environment, 'cap_net_raw']
+    if is_copied:
+        copies(environment)
+    before = {path: what[:2] for path, what in state(environment).items()}
+    for point in range(1 if SOAK > 1 else 23, 10_000, 1 if SOAK > 1 else 97):
+        if deed != 'mark':
+            mark(environment, RAW)
+        done = run(sys.executable, CHILDREN / 'killed.py', point, 'SIGKILL', 'venv', *words)
+        assert done.returncode in (0, -9), done.stderr
+        for name in 'python', 'python3':
+            assert run(environment / 'bin' / name, '-c', '').returncode == 0
+        mark(environment, RAW)
+        assert marked_files(environment) == [environment_at(environment).python]
+        assert environment_at(environment).problems == []
+        unmark(environment)
+        assert marked_files(environment) == []
+        after = {path: what[:2] for path, what in state(environment).items()}
+        assert {path: mode for path, (_, mode) in after.items()} == {
+            path: mode for path, (_, mode) in before.items()
+        }
+        if done.returncode == 0:
+            break
+
+
+def test_file_that_looks_as_if_left_but_is_another_accounts_stays(environment, accounts):
+    temporary = environment / 'bin/.python3.0123456789abcdef'
+    temporary.write_text('')
+    os.chown(temporary, accounts.attacker.uid, 0)
+    mark(environment, RAW)
+    assert temporary.exists()
+
+
+def test_status_tells_what_is_wrong(environment, scene, capsys):
+    fix = f'caps venv mark {environment} cap_net_raw=ep'
+    (problem,) = environment_at(environment).problems
+    assert problem.endswith(f'is not marked: caps venv mark {environment} CAPS')
+    assert main(['venv', 'status', str(environment)]) == 1
+    shutil.copy(PYTHON, scene / 'original')
+    (environment / 'bin/python3').unlink()
+    (environment / 'bin/python3').symlink_to(scene / 'original')
+    mark(environment, RAW)
+    capsys.readouterr()
+    assert main(['venv', 'status', str(environment)]) == 0
+    said = capsys.readouterr().out
+    assert f'where it cannot start: {environment}/bin/python3.unmarked -m caps\n' in said
+    with open(scene / 'original', 'ab') as file:
+        file.write(b'\0')
+    assert environment_at(environment).problems == [
+        f'{environment}/bin/python3.unmarked has changed since it was copied: {fix}'
+    ]
+    mark(environment, RAW)
+    shutil.copy(PYTHON, environment / 'bin/python3.99')
+    assert environment_at(environment).problems == [
+        f'{environment}/bin/python3.99 is another file, which is not marked: {fix}'
+    ]
+    (environment / 'bin/python3.99').unlink()
+    (environment / 'bin/.python3.0123456789abcdef').touch()
+    assert environment_at(environment).problems == [
+        f'{environment}/bin/.python3.0123456789abcdef is what an interrupted command has left: '
+        f'{fix}'
+    ]
+
+
+def test_status_of_a_python_for_a_group_is_clean(environment, accounts):
+    mark(environment, RAW, accounts.owner.name)
+    found = environment_at(environment)
+    assert (found.group, found.problems) == (accounts.owner.name, [])
+
+
+@needs('cap_setpcap')
+def test_status_names_the_way_in_where_a_marked_python_cannot_start(environment):
+    mark(environment, RAW)
+    command = f'exec {sys.executable} -m caps venv status {environment}'
+    done = run('capsh', '--drop=cap_net_raw', '--shell=/bin/sh', '--', '-c', command)
+    assert done.returncode == 1
+    assert 'the bounding set lacks cap_net_raw; until then: ' in done.stderr
+    assert f'{environment}/bin/python3.unmarked -m caps' in done.stderr
