@@ -674,7 +674,10 @@ MUTANTS = {
     'directories': ('refused', [('must(is_theirs(&st, way->owner)', 'must(true')]),
     'owner root': ('refused', [('st->st_uid && st->st_gid', 'true')]),
     'not executable': ('refused', [('must(!denied,', 'must(true,')]),
-    "not the caller's view": ('refused', [('\tact_as_caller();', '')]),
+    "not the caller's view": (
+        'refused',
+        [('seteuid(caller) < 0 ||', ''), ('if (caller != 0 && (cap_clear', 'if (0 && (cap_clear')],
+    ),
     'other name': ('command', [('argv[1] = path', 'argv[1] = argv[1]')]),
     'environment': ('environment', [('argv, environment)', 'argv, environ)')]),
     'time zone': ('environment', [('|| *value == \'/\' || strstr(value, "..")', '')]),
