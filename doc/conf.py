@@ -32,6 +32,8 @@ autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'
 doctest_test_doctest_blocks = ''
 
+manpages_url = 'https://manpages.debian.org/{path}'
+
 html_theme = 'furo'
 html_title = 'caps and ppy'
 html_static_path = ['style.css']
@@ -47,7 +49,7 @@ man_show_urls = False
 # The docstrings speak of an argument as 'name: text' on a line of its own, and of results and
 # errors in sentences that begin with Returns and Raises: these make a definition list.
 TERM = re.compile(r'(?P<names>[a-z_]+(?:, [a-z_]+)*): |(?P<verb>Returns|Raises),? ')
-MAN_PAGE = re.compile(r'\b(?<![`.])([a-z][\w.-]*\(\d\))')
+MAN_PAGE = re.compile(r'\b(?<![`.])((?!caps\(|ppy\()[a-z][\w.-]*\(\d\))')  # not of our own
 
 
 def with_terms(
