@@ -52,7 +52,8 @@ class SecureBits(MutableSet[str]):
     def apply(self, *, all_threads: bool = False) -> 'SecureBits':
         """Make these the secure bits of the calling thread, or of all; returns self.
 
-        cap_setpcap is made effective meanwhile where it is permitted.
+        cap_setpcap is made effective meanwhile where it is permitted.  The calling thread does
+        not need it if nothing has to change.
 
         all_threads: change every thread of the process or none.
         Raises OSError, EPERM where it is not permitted, a bit to change is locked or the kernel
@@ -66,6 +67,8 @@ class SecureBits(MutableSet[str]):
         locked.mask = (self.mask ^ now.mask) & (locks | locks >> 1)
         if locked:
             raise OSError(errno.EPERM, f'{", ".join(locked)} cannot be changed: locked')
+        if self.mask == now.mask and not all_threads:  # those of other threads cannot be seen
+            return self
         step = prctl(f'setting {self!r}', _caps.PR_SET_SECUREBITS, self.mask)
         run_with_setpcap([step], all_threads)
         return self

@@ -182,6 +182,20 @@ print(error.errno, error.strerror)
     assert child(code) == f'{errno.EPERM} {reason}\n'
 
 
+@pytest.mark.parametrize(
+    'held', ['', pytest.param('cap_setpcap', marks=needs('cap_setpcap'))], ids=['nothing', 'it']
+)
+def test_where_nothing_has_to_change_it_takes_no_capability(held):
+    child(f"""
+SecureBits(['keep_caps', 'noroot_locked'] if {held!r} else ()).apply()
+Caps({held and held + '=p'!r}).apply()
+bits = SecureBits.from_process()
+Caps().apply()
+assert bits.apply() is bits
+assert SecureBits.from_process() == bits
+""")
+
+
 # no_new_privs.
 
 
