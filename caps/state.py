@@ -178,8 +178,9 @@ class Caps(State):
         Returns self.
         Raises OSError: for a thread with the rule of capset(2) that was broken, or with those
         threads that did not answer in about two seconds, for a file with its name; ValueError,
-        before anything is written, where a file's effective set is neither empty nor all that its
-        other sets have, since a file stores it as one flag (capabilities(7), "File capabilities").
+        before anything is written, where a root id is none, or where a file's effective set is
+        neither empty nor all that its other sets have, since a file stores it as one flag
+        (capabilities(7), "File capabilities").
         """
         if file is None:
             self._apply_to_process(all_threads)
@@ -191,6 +192,8 @@ class Caps(State):
                 f'a file has its effective set empty or equal to permitted and inheritable '
                 f'together, {both}; it cannot be {str(self.effective)!r}'
             )
+        if not 0 <= self.root_id < 2**32 - 1:
+            raise ValueError(f'{self.root_id} is not a user id')
         _change(file, str(self), self.root_id)
         return self
 

@@ -354,7 +354,7 @@ def test_the_root_that_setcap_writes_is_read(program):
 def test_a_root_that_is_no_user_is_refused(program, root):
     caps = Caps('cap_kill=p')
     caps.root_id = root
-    with pytest.raises(OverflowError):
+    with pytest.raises(ValueError, match=rf'^{root} is not a user id$'):
         caps.apply(program)
     assert getcap(program) == ''
 
