@@ -30,6 +30,8 @@ def bit_of(member: str | int) -> int:
 
 
 def unknown(member: object) -> ValueError:
+    if str(member).lower().removeprefix('cap_') == 'all':
+        return ValueError(f'{member!r} is not a capability; every one is CapSet.all()')
     import difflib
 
     names = [name for name in NAMES if name.startswith('cap_')]
@@ -43,6 +45,8 @@ def mask_of(members: 'Members') -> int:
         return members.mask
     if isinstance(members, str):
         members = members.split(',') if members else ()
+    elif isinstance(members, (bytes, bytearray)):  # which would be numbers
+        raise TypeError(f'{members!r} is not text: capabilities are named by a str')
     mask = 0
     for member in members:
         mask |= 1 << bit_of(member)

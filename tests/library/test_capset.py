@@ -94,6 +94,20 @@ def test_a_typo_in_any_spelling_names_the_nearest_capability(typo):
         CapSet([typo])
 
 
+@pytest.mark.parametrize('spelling', ['all', 'ALL', ['all'], ['cap_kill', 'cap_all']])
+def test_all_is_no_member_and_names_what_is_meant(spelling):
+    with pytest.raises(
+        ValueError, match=r"^'\w+' is not a capability; every one is CapSet.all\(\)$"
+    ):
+        CapSet(spelling)
+
+
+@pytest.mark.parametrize('members', [b'7', bytearray(b'cap_kill'), [b'cap_kill']])
+def test_bytes_are_no_names(members):
+    with pytest.raises((TypeError, ValueError), match='not '):
+        CapSet(members)
+
+
 @pytest.mark.parametrize('what', ['xyzzy', '99', 99])
 def test_what_is_near_nothing_gets_no_guess(what):
     with pytest.raises(ValueError, match=rf'^{what!r} is not a capability$'):
