@@ -1,5 +1,6 @@
 """command: the setpriv(1) command line that starts a program with given capabilities."""
 
+import errno
 import os
 from _collections_abc import Iterable
 
@@ -30,6 +31,10 @@ def command(
 ) -> list[str]:
     """The setpriv(1) command line that starts a program so, for subprocess and anything else.
 
+    It takes the setpriv of util-linux, looked for on PATH and not run here.  The program is in
+    this process's session and has its terminal: where its account is not to be trusted with them,
+    pass ``start_new_session=True`` to subprocess.
+
     argv: the program and its arguments.
     ambient: what the program has permitted and effective, and so have its children.
     inheritable: its inheritable set, to which ambient is added; by default what it is now.
@@ -37,11 +42,10 @@ def command(
     user, group, groups: as for `drop`.
     no_new_privs: also keep execve(2) from giving it any privilege.
     Returns the words of the command line.
-    Raises OSError, EPERM for what this process may not give; LookupError for an unknown account;
-    ValueError for one string; see execve(2) and capabilities(7).
+    Raises OSError, EPERM for what this process may not give, ENOENT or ENOEXEC where there is no
+    setpriv or not that of util-linux; LookupError for an unknown account; ValueError for one
+    string; see execve(2) and capabilities(7).
     """
-    import errno
-
     if isinstance(argv, (str, bytes)) or not argv:
         raise ValueError(f'{argv!r} is not a program and its arguments')
     uid, gid = ids_of(user, group)
@@ -78,6 +82,7 @@ def command(
         )
     if broken:
         raise OSError(errno.EPERM, broken)
+    none = _none()
     words = ['setpriv']
     words += [f'--reuid={uid}'] if uid is not None else []
     words += [f'--regid={gid}'] if gid is not None else []
@@ -89,13 +94,42 @@ def command(
         ('bounding-set', now.bounding, after.bounding),
     ):
         if old != new or (new and new is after.ambient):
-            words.append(f'--{option}=' + ','.join(['-all', *map(_setpriv_name, new)]))
+            words.append(f'--{option}=' + ','.join([none, *map(_setpriv_name, new)]))
     words += ['--no-new-privs'] * no_new_privs
     return [*words, '--', *(os.fspath(word) for word in argv)]
 
 
 def _setpriv_name(name: str) -> str:
     return f'+cap_{name}' if name.isdecimal() else '+' + name.removeprefix('cap_')
+
+
+def _none() -> str:
+    """What takes every capability from a set, as the setpriv on PATH has to be told.
+
+    Before 2.37 it refuses ``all`` where the kernel has more than it knows of.
+    """
+    for directory in os.get_exec_path():
+        program = os.path.join(directory, 'setpriv')
+        if not os.access(program, os.X_OK):
+            continue
+        try:
+            with open(program, 'rb') as file:
+                content = file.read(1 << 23)
+        except OSError:  # what may be run need not be readable
+            return '-all'
+        name, _, version = content.rpartition(b'util-linux 2.')
+        if b'BusyBox' in content and not name:
+            raise OSError(
+                errno.ENOEXEC,
+                "setpriv(1) is BusyBox's and cannot do this; install that of util-linux "
+                '(Alpine: apk add setpriv)',
+                program,
+            )
+        minor = version[:3].partition(b'.')[0].rstrip(b'\0')
+        if minor.isdigit() and int(minor) < 37:
+            return ','.join(f'-cap_{bit}' for bit in range(len(CapSet.all())))
+        return '-all'
+    raise OSError(errno.ENOENT, 'setpriv(1) of util-linux is needed, and not on PATH', 'setpriv')
 
 
 def _given_by_execve(now: IAB) -> CapSet:

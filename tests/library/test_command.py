@@ -3,9 +3,11 @@
 import asyncio
 import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -358,3 +360,55 @@ except PermissionError as error:
     number, _, printed = python(code).partition(' ')
     assert int(number) == errno.EPERM
     assert printed.startswith(reason)
+
+
+# Other setprivs.
+
+
+def setpriv_of(directory, content):
+    """Put a setpriv first in PATH."""
+    (directory / 'setpriv').write_bytes(content)
+    (directory / 'setpriv').chmod(0o755)
+    return {'env': os.environ | {'PATH': f'{directory}:{os.environ["PATH"]}'}}
+
+
+ASK = """
+import os, subprocess
+from caps import command
+try:
+    kill = ['cap_kill']
+    words = command(['cat', '/proc/self/status'], ambient=kill, inheritable=[], bounding=kill)
+    print(words)
+    print(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+except OSError as error:
+    print(error)
+"""
+
+
+@needs('cap_setpcap', 'cap_kill')
+def test_the_setpriv_of_busybox_is_refused(tmp_path):
+    options = setpriv_of(tmp_path, b'#!/bin/sh\n: BusyBox v1.35.0 (Debian 1:1.35.0-4)\n')
+    printed = python(ASK, **options)
+    assert "setpriv(1) is BusyBox's and cannot do this" in printed
+    assert f"'{tmp_path}/setpriv'" in printed
+
+
+@needs('cap_setpcap', 'cap_kill')
+def test_without_a_setpriv_it_says_which_one_is_needed(tmp_path):
+    printed = python(ASK, env=os.environ | {'PATH': str(tmp_path)})
+    assert 'setpriv(1) of util-linux is needed, and not on PATH' in printed
+
+
+@needs('cap_setpcap', 'cap_kill')
+@pytest.mark.parametrize(('version', 'has_all'), [(b'2.36.2', False), (b'2.37.1', True)])
+def test_a_setpriv_that_refuses_all_on_a_newer_kernel_is_told_each(tmp_path, version, has_all):
+    content = Path(shutil.which('setpriv')).read_bytes()
+    start = content.index(b'util-linux 2.') + len(b'util-linux ')
+    end = content.index(b'\0', start)
+    content = content[:start] + version.ljust(end - start, b'\0')[: end - start] + content[end:]
+    printed = python(ASK, **setpriv_of(tmp_path, content))
+    words, _, status = printed.partition('\n')
+    assert ('-all' in words) == has_all
+    sets = fields(status)
+    assert sets['CapInh'] == sets['CapAmb'] == bit('cap_kill')
+    assert sets['CapBnd'] == bit('cap_kill')
