@@ -2,18 +2,16 @@
 
 import errno
 import sys
+import threading
+import time
 
 import pytest
 
 import caps
-from caps import SecureBits
-from support import CHILDREN, needs, python, run
-
-CODE = """
-import os, sys, threading, time, caps
-from caps import IAB, Caps, SecureBits, no_new_privs, securebits, set_no_new_privs
-from inside import refusal, seen, start, threads
-"""
+from caps import Caps, SecureBits
+from support import needs, run
+from support.child import in_a_child
+from support.children.inside import refusal, seen, start, threads
 
 # capabilities(7), "The securebits flags", and linux/securebits.h.
 NAMES = {
@@ -26,10 +24,6 @@ CAPSH = {
     'noroot': 'secure-noroot', 'no_setuid_fixup': 'secure-no-suid-fixup',
     'keep_caps': 'secure-keep-caps', 'no_cap_ambient_raise': 'secure-no-ambient-raise',
 }  # fmt: skip
-
-
-def child(code, *arguments):
-    return python(CODE + code, *arguments, cwd=CHILDREN)
 
 
 def of_mask(mask):
@@ -88,14 +82,15 @@ def test_this_process_has_what_the_kernel_says():
     'name', [name for name in NAMES if NAMES[name] < 8 and name != 'keep_caps']
 )
 def test_a_bit_that_is_set_is_named_alike_by_setpriv_and_capsh(name):
-    code = """
-bits = securebits
-bits.add(sys.argv[1])
-assert bits.apply() is bits
-assert caps.securebits == bits
-os.system('setpriv --dump; capsh --print')
-"""
-    printed = child(code, name)
+    @in_a_child
+    def add():
+        bits = caps.securebits
+        bits.add(name)
+        assert bits.apply() is bits
+        assert caps.securebits == bits
+        return run('sh', '-c', 'setpriv --dump; capsh --print').stdout
+
+    printed = add()
     if 'ambient' not in name:  # which setpriv has no name for
         assert f'Securebits: {name}\n' in printed
     flag, lock, _ = name.partition('_locked')
@@ -111,56 +106,47 @@ def test_what_setpriv_sets_is_read():
 
 
 @needs('cap_setpcap')
+@in_a_child
 def test_one_thread_or_all_of_them():
-    code = """
-masks = []
+    def seen_after(bits, **options):
+        masks, go = [], threading.Event()
+        looking = start(lambda: masks.append(go.wait() and caps.securebits.mask), count=3)
+        SecureBits(bits).apply(**options)
+        go.set()
+        for thread in looking:
+            thread.join()
+        return masks
 
-def look():
-    go.wait()
-    masks.append(caps.securebits.mask)
-
-def apply(bits, **options):
-    global go
-    go = threading.Event()
-    looking = start(look, count=3)
-    SecureBits(bits).apply(**options)
-    go.set()
-    for thread in looking:
-        thread.join()
-
-apply(['noroot'])
-assert masks == [0] * 3
-apply(['no_setuid_fixup', 'keep_caps'], all_threads=True)
-assert masks[3:] == [1 << 2 | 1 << 4] * 3
-"""
-    child(code)
+    assert seen_after(['noroot']) == [0] * 3
+    both = ['no_setuid_fixup', 'keep_caps']
+    assert seen_after(both, all_threads=True) == [1 << 2 | 1 << 4] * 3
 
 
 @needs('cap_setpcap', 'cap_kill')
+@in_a_child
 def test_cap_setpcap_is_effective_only_meanwhile():
-    code = """
-Caps('cap_setpcap,cap_kill=p cap_kill+e').apply()
-SecureBits(['noroot']).apply()
-assert str(Caps.from_process()) == 'cap_kill=ep cap_setpcap+p'
-assert caps.securebits == {'noroot'}
-"""
-    child(code)
+    Caps('cap_setpcap,cap_kill=p cap_kill+e').apply()
+    SecureBits(['noroot']).apply()
+    assert str(Caps.from_process()) == 'cap_kill=ep cap_setpcap+p'
+    assert caps.securebits == {'noroot'}
 
 
+# What a process with such sets and bits asks for.
+BOTH = 'cap_setpcap,cap_kill=p'
 REFUSED = {
     'locked': (
-        'SecureBits(["noroot", "noroot_locked"]).apply()', 'SecureBits(["noroot_locked"])',
+        BOTH, ['noroot', 'noroot_locked'], ['noroot_locked'],
         'noroot cannot be changed: locked',
     ),
     'a lock': (
-        'SecureBits(["keep_caps_locked"]).apply()', 'SecureBits()',
+        BOTH, ['keep_caps_locked'], [],
         'keep_caps_locked cannot be changed: locked',
     ),
     'unknown to the kernel': (
-        '', 'SecureBits(["30"])', "setting SecureBits(['30']): Operation not permitted",
+        BOTH, [], ['30'], "setting SecureBits(['30']): Operation not permitted",
     ),
     'without cap_setpcap': (
-        'Caps("cap_kill=ep").apply()', 'SecureBits(["noroot"])',
+        'cap_kill=ep', [], ['noroot'],
         "setting SecureBits(['noroot']): Operation not permitted",
     ),
 }  # fmt: skip
@@ -168,18 +154,16 @@ REFUSED = {
 
 @needs('cap_setpcap', 'cap_kill')
 @pytest.mark.parametrize('all_threads', [False, True], ids=['one', 'all'])
-@pytest.mark.parametrize(('first', 'bits', 'reason'), REFUSED.values(), ids=REFUSED)
-def test_a_refusal_gives_the_reason_and_changes_nothing(first, bits, reason, all_threads):
-    code = f"""
-Caps('cap_setpcap,cap_kill=p').apply()
-{first}
-start(time.sleep, 60, count=2)
-before = threads(), caps.securebits
-error = refusal({bits}.apply, all_threads={all_threads})
-assert before == (threads(), caps.securebits)
-print(error.errno, error.strerror)
-"""
-    assert child(code) == f'{errno.EPERM} {reason}\n'
+@pytest.mark.parametrize(('state', 'first', 'then', 'reason'), REFUSED.values(), ids=REFUSED)
+@in_a_child
+def test_a_refusal_gives_the_reason_and_changes_nothing(state, first, then, reason, all_threads):
+    SecureBits(first).apply()
+    Caps(state).apply()
+    start(time.sleep, 60, count=2)
+    before = threads(), caps.securebits
+    error = refusal(SecureBits(then).apply, all_threads=all_threads)
+    assert before == (threads(), caps.securebits)
+    assert (error.errno, error.strerror) == (errno.EPERM, reason)
 
 
 @pytest.mark.parametrize(
@@ -205,14 +189,14 @@ def test_no_new_privs_is_read_as_the_kernel_has_it():
     assert run('setpriv', '--no-new-privs', sys.executable, '-c', code).stdout == 'True\n'
 
 
-@pytest.mark.parametrize(('options', 'after'), [('', {'1'}), ('all_threads=False', {'0', '1'})])
+@pytest.mark.parametrize(
+    ('options', 'after'), [({}, {'1'}), ({'all_threads': False}, {'0', '1'})], ids=['all', 'one']
+)
+@in_a_child
 def test_no_new_privs_is_set_in_all_threads_unless_asked_otherwise(options, after):
-    code = f"""
-start(time.sleep, 60, count=3)
-assert not no_new_privs()
-set_no_new_privs({options})
-assert no_new_privs()
-assert seen('NoNewPrivs') == {after}
-set_no_new_privs({options})
-"""
-    child(code)
+    start(time.sleep, 60, count=3)
+    assert not caps.no_new_privs()
+    caps.set_no_new_privs(**options)
+    assert caps.no_new_privs()
+    assert seen('NoNewPrivs') == after
+    caps.set_no_new_privs(**options)

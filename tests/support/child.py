@@ -1,0 +1,54 @@
+"""Functions that run in a child, since what they do to their process cannot be undone."""
+
+import functools
+import os
+import pickle
+import select
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec('P')
+T = TypeVar('T')
+SECONDS = 60
+
+
+def in_a_child(function: Callable[P, T]) -> Callable[P, T]:
+    """Have each call of a function made in a fork; what it returns there is returned.
+
+    Its threads end with it. A program that it executes has the test's streams.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **options: P.kwargs) -> T:
+        with tempfile.TemporaryFile() as file:
+            for stream in sys.stdout, sys.stderr:
+                stream.flush()
+            child = os.fork()
+            if not child:
+                status = 1
+                try:
+                    file.write(pickle.dumps(function(*arguments, **options)))
+                    status = 0
+                except BaseException:
+                    file.write(traceback.format_exc().encode(errors='backslashreplace'))
+                finally:
+                    for stream in file, sys.stdout, sys.stderr:
+                        stream.flush()
+                    os._exit(status)
+            pidfd = os.pidfd_open(child)
+            ended = select.select([pidfd], [], [], SECONDS)[0]
+            os.close(pidfd)
+            if not ended:
+                os.kill(child, signal.SIGKILL)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            file.seek(0)
+            said = file.read()
+            assert code == 0, f'the child ended with {code}\n{said.decode(errors="replace")}'
+            result: T = pickle.loads(said)
+            return result
+
+    return call
