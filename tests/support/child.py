@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import pytest
+
 P = ParamSpec('P')
 T = TypeVar('T')
 SECONDS = 60
@@ -47,7 +49,8 @@ def in_a_child(function: Callable[P, T]) -> Callable[P, T]:
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             file.seek(0)
             said = file.read()
-            assert code == 0, f'the child ended with {code}\n{said.decode(errors="replace")}'
+            if code:
+                pytest.fail(f'the child ended with {code}\n{said.decode()}', pytrace=False)
             result: T = pickle.loads(said)
             return result
 
