@@ -169,15 +169,14 @@ def test_a_refusal_gives_the_reason_and_changes_nothing(state, first, then, reas
 @pytest.mark.parametrize(
     'held', ['', pytest.param('cap_setpcap', marks=needs('cap_setpcap'))], ids=['nothing', 'it']
 )
+@in_a_child
 def test_where_nothing_has_to_change_it_takes_no_capability(held):
-    child(f"""
-SecureBits(['keep_caps', 'noroot_locked'] if {held!r} else ()).apply()
-Caps({held and held + '=p'!r}).apply()
-bits = SecureBits.from_process()
-Caps().apply()
-assert bits.apply() is bits
-assert SecureBits.from_process() == bits
-""")
+    SecureBits(['keep_caps', 'noroot_locked'] if held else ()).apply()
+    Caps(held and held + '=p').apply()
+    bits = SecureBits.from_process()
+    Caps().apply()
+    assert bits.apply() is bits
+    assert SecureBits.from_process() == bits
 
 
 # no_new_privs.
