@@ -1,0 +1,220 @@
+"""perf_event_open(2): events of the whole machine, one ring of records for each processor.
+
+They end with their descriptors, so that nothing stays behind, however this process ends.  They are
+of the machine and not of the command, since the kernel takes those of a process away where it
+executes a program that it may not read, or that has privilege.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import platform
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+OPEN = {'x86_64': 298, 'i686': 336, 'armv7l': 364, 'ppc64le': 319, 's390x': 331}
+OPEN_GENERIC = 241
+CLOEXEC = 8  # PERF_FLAG_FD_CLOEXEC
+ENABLE, DISABLE, SET_OUTPUT = 0x2400, 0x2401, 0x2405
+SET_FILTER, GET_ID = 0x40082406, 0x80082407
+
+# perf_event_attr, as far as it is used: type, size, config, period, sample_type, read_format,
+# flags, wakeup, then what config1, config2, clock and registers are.
+ATTRIBUTE = struct.Struct('=IIQQQQQI4xQQ20xiQ8x')
+TRACEPOINT = 2
+# What a sample has, and in this order: identifier, thread, time, call chain, raw data.
+IDENTIFIER, THREAD, TIME, CALLCHAIN, RAW = 1 << 16, 1 << 1, 1 << 2, 1 << 5, 1 << 10
+FORMAT_LOST = 1 << 4  # since Linux 6.0
+DISABLED, COMM, TASK, WATERMARK, SAMPLE_ID_ALL = 1, 1 << 9, 1 << 13, 1 << 14, 1 << 18
+NO_USER_CHAIN, COMM_EXEC, USE_CLOCK = 1 << 22, 1 << 24, 1 << 25
+CLOCK_MONOTONIC = 1
+
+COMMAND, FORK, SAMPLE = 3, 7, 9  # the types of records
+IS_EXEC = 1 << 13
+HEADER = struct.Struct('=IHH')
+
+RING = 1 << 21  # bytes for each processor
+ALL_RINGS = 1 << 26
+
+
+class Sample(NamedTuple):
+    """A record of an event."""
+
+    event: int
+    process: int
+    thread: int
+    time: int
+    stack: tuple[int, ...]
+    raw: bytes
+
+
+class Task(NamedTuple):
+    """A record of a fork or an exec; `other` is the parent, 0 for an exec."""
+
+    time: int
+    process: int
+    other: int
+
+
+class Events:
+    """Events on every processor, recorded between `enable` and `disable`.
+
+    Raises OSError where the kernel does not let them be opened.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._number = OPEN.get(platform.machine(), OPEN_GENERIC)
+        self._fds: list[int] = []
+        self._rings: dict[int, _Ring] = {}  # by processor
+        self._lost = 0
+        self._chained: set[int] = set()  # the identifiers of events that have a call chain
+
+    def add(self, tracepoint: int, condition: str, *, is_first: bool = False) -> set[int]:
+        """Open an event.
+
+        tracepoint: its number in tracefs
+        condition: what its fields must be, as tracefs has it
+        is_first: the one with a call chain, and with records of forks and execs
+        Returns the identifiers that its samples have.
+        """
+        flags = DISABLED | WATERMARK | SAMPLE_ID_ALL | USE_CLOCK | NO_USER_CHAIN
+        sample = IDENTIFIER | THREAD | TIME | RAW
+        if is_first:
+            flags |= COMM | COMM_EXEC | TASK
+            sample |= CALLCHAIN
+        identifiers = set()
+        for processor in _processors():
+            fd = self._open(tracepoint, sample, flags, processor)
+            self._fds.append(fd)
+            text = ctypes.create_string_buffer(condition.encode())
+            if condition and self._libc.ioctl(fd, ctypes.c_ulong(SET_FILTER), text):
+                raise _error('perf_event_open filter')
+            identifier = int.from_bytes(fcntl.ioctl(fd, GET_ID, bytes(8)), 'little')
+            identifiers.add(identifier)
+            if is_first:
+                self._rings[processor] = _Ring(fd)
+                self._chained.add(identifier)
+            else:
+                fcntl.ioctl(fd, SET_OUTPUT, self._rings[processor].fd)
+        return identifiers
+
+    def _open(self, tracepoint: int, sample: int, flags: int, processor: int) -> int:
+        attribute = ATTRIBUTE.pack(
+            TRACEPOINT, ATTRIBUTE.size, tracepoint, 1, sample, FORMAT_LOST, flags,
+            _ring_size() // 4, 0, 0, CLOCK_MONOTONIC, 0,
+        )  # fmt: skip
+        fd = self._libc.syscall(self._number, attribute, -1, processor, -1, CLOEXEC)
+        if fd < 0:
+            raise _error('perf_event_open(2)')
+        return int(fd)
+
+    @property
+    def readable(self) -> list[int]:
+        """Descriptors to be polled; then `drain` them."""
+        return [ring.fd for ring in self._rings.values()]
+
+    def enable(self) -> None:
+        for fd in self._fds:
+            fcntl.ioctl(fd, ENABLE, 0)
+
+    def disable(self) -> None:
+        for fd in self._fds:
+            fcntl.ioctl(fd, DISABLE, 0)
+
+    def drain(self) -> None:
+        """Take what the rings hold, so that there is room for more."""
+        for ring in self._rings.values():
+            ring.drain()
+
+    def take(self) -> tuple[list[Sample | Task], int]:
+        """All records since the last time, and how many were lost."""
+        self.drain()
+        records = [record for ring in self._rings.values() for record in self._decoded(ring.take())]
+        lost = sum(int.from_bytes(os.read(fd, 16)[8:], 'little') for fd in self._fds)
+        newly_lost, self._lost = lost - self._lost, lost
+        return records, newly_lost
+
+    def _decoded(self, content: bytes) -> Iterator[Sample | Task]:
+        at = 0
+        while at < len(content):
+            kind, misc, size = HEADER.unpack_from(content, at)
+            body = at + HEADER.size
+            at += size
+            if kind == SAMPLE:
+                yield self._sample(content, body)
+            elif kind == FORK or (kind == COMMAND and misc & IS_EXEC):
+                process, other = struct.unpack_from('=II', content, body)
+                (time,) = struct.unpack_from('=Q', content, at - 16)
+                yield Task(time, process, other if kind == FORK else 0)
+
+    def _sample(self, content: bytes, at: int) -> Sample:
+        event, process, thread, time = struct.unpack_from('=QIIQ', content, at)
+        at += 24
+        stack: tuple[int, ...] = ()
+        if event in self._chained:
+            (depth,) = struct.unpack_from('=Q', content, at)
+            stack = struct.unpack_from(f'={depth}Q', content, at + 8)
+            at += 8 + 8 * depth
+        (size,) = struct.unpack_from('=I', content, at)
+        return Sample(event, process, thread, time, stack, content[at + 4 : at + 4 + size])
+
+    def close(self) -> None:
+        for ring in self._rings.values():
+            ring.close()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+        self._rings.clear()
+
+
+class _Ring:
+    """The records of one processor; see perf_event_open(2), "MMAP layout"."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd, self._size = fd, _ring_size()
+        self._map = mmap.mmap(fd, mmap.PAGESIZE + self._size)
+        self._parts: list[bytes] = []
+
+    def drain(self) -> None:
+        head, tail = struct.unpack_from('=QQ', self._map, 1024)
+        if head == tail:
+            return
+        start, end = tail % self._size, head % self._size
+        first = mmap.PAGESIZE
+        if start < end:
+            self._parts.append(self._map[first + start : first + end])
+        else:
+            self._parts += [self._map[first + start :], self._map[first : first + end]]
+        struct.pack_into('=Q', self._map, 1032, head)
+
+    def take(self) -> bytes:
+        content = b''.join(self._parts)
+        self._parts.clear()
+        return content
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def _ring_size() -> int:
+    share = ALL_RINGS // len(_processors())
+    return max(mmap.PAGESIZE, min(RING, 1 << share.bit_length() - 1))
+
+
+def _processors() -> list[int]:
+    found: list[int] = []
+    for part in Path('/sys/devices/system/cpu/online').read_text().strip().split(','):
+        first, _, last = part.partition('-')
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def _error(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f'{what}: {os.strerror(number)}')
