@@ -1,0 +1,136 @@
+"""What a process makes of itself before it becomes the command: account, capabilities, mounts."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from caps import IAB, Caps, CapSet, _caps
+from caps.accounts import id_of
+from caps.threads import NO_NEW_PRIVS, capset, drop_bounding, prctl, run_calls
+
+CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x1000, 0x4000, 1 << 18, 2
+MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_NOSUID = 442, -100, 0x8000, 2
+PR_SET_DUMPABLE = 4
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who a command runs as."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: Sequence[int]
+    home: str = '/'
+    shell: str = '/bin/sh'
+
+    @classmethod
+    def of(cls, user: str | int) -> Account:
+        """The account with a name or a number.
+
+        Raises LookupError where there is none.
+        """
+        entry = pwd.getpwuid(id_of('user', int(user) if str(user).isdecimal() else user))
+        groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+        return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir, entry.pw_shell)
+
+    @classmethod
+    def usual(cls) -> Account:
+        """Who called sudo(8), or nobody."""
+        user = os.environ.get('SUDO_UID', '0')
+        try:
+            return cls.of(user if user != '0' else 'nobody')
+        except (LookupError, ValueError):
+            return cls('65534', 65534, 65534, ())
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment, with what login(1) sets."""
+        login = {'USER': self.name, 'LOGNAME': self.name, 'HOME': self.home, 'SHELL': self.shell}
+        return os.environ | login
+
+    def use(self) -> None:
+        """Be this account in this process, with what it is given by changing to it."""
+        if (self.uid, self.gid) != (os.geteuid(), os.getegid()):
+            os.setgroups(self.groups)
+            os.setresgid(self.gid, self.gid, self.gid)
+            os.setresuid(self.uid, self.uid, self.uid)
+
+
+def can_give() -> CapSet:
+    """The capabilities that this process can give to a command."""
+    return Caps.from_process().permitted & IAB.from_process().bounding
+
+
+def own_mounts(*, nosuid: bool) -> None:
+    """Go to a mount namespace of our own, which ends with the last process in it.
+
+    nosuid: marks and set-user-ID bits of files neither add anything nor make execve(2) fail.
+    Raises OSError where that is not allowed.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    _must(libc.unshare(CLONE_NEWNS), 'unshare')
+    _must(libc.mount(b'none', b'/', None, MS_REC | MS_PRIVATE, None), 'mount')
+    if nosuid:
+        attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_NOSUID, 0, 0, 0)
+        arguments = AT_FDCWD, b'/', AT_RECURSIVE, attributes, ctypes.sizeof(attributes)
+        _must(libc.syscall(MOUNT_SETATTR, *arguments), 'mount_setattr')
+
+
+def become(account: Account, caps: CapSet) -> None:
+    """Be an account with these capabilities in all five sets, which execve(2) cannot add to.
+
+    Raises OSError where that is not allowed.
+    """
+    mask, everything = caps.mask, Caps.from_process().permitted.mask
+    groups = b''.join(group.to_bytes(4, sys.byteorder) for group in account.groups)
+    gid, uid = account.gid, account.uid
+    steps = [
+        capset(everything, everything, mask),
+        *drop_bounding(IAB.from_process().bounding - caps),
+        ('setgroups', (_caps.SETGROUPS, len(account.groups), groups)),
+        ('setresgid', (_caps.SETRESGID, gid, gid, gid)),
+        prctl('keeping capabilities', _caps.PR_SET_KEEPCAPS, 1),
+        ('setresuid', (_caps.SETRESUID, uid, uid, uid)),
+        prctl('keeping no more', _caps.PR_SET_KEEPCAPS, 0),
+        capset(mask, mask, mask),
+    ]
+    for name in caps:
+        bit = CapSet(name).mask.bit_length() - 1
+        raising = _caps.PR_CAP_AMBIENT, _caps.PR_CAP_AMBIENT_RAISE, bit
+        steps.append(prctl(f'making {name} ambient', *raising))
+    # Without it /proc/self is root's, until a program is executed.
+    dumpable = prctl('being dumpable', PR_SET_DUMPABLE, 1)
+    run_calls([*steps, NO_NEW_PRIVS, dumpable], False)
+
+
+def give_mark(script: str, caps: CapSet) -> None:
+    """Put a copy of a script, marked with these capabilities, in its place.
+
+    Only this mount namespace has it: the script itself stays as it is, and the copy ends with us.
+    Raises OSError where that is not possible.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    info, content = os.stat(script), Path(script).read_bytes()
+    place = os.fsencode(os.path.dirname(os.path.realpath(script)))
+    target = os.open(script, os.O_PATH | os.O_CLOEXEC)  # which the next line hides
+    _must(libc.mount(b'tmpfs', place, b'tmpfs', 0, None), 'mount tmpfs')
+    copy = os.path.join(place, b'script')
+    Path(os.fsdecode(copy)).write_bytes(content)
+    os.chown(copy, info.st_uid, info.st_gid)
+    os.chmod(copy, info.st_mode & 0o7777)
+    Caps(inheritable=caps).apply(copy)
+    _must(libc.mount(copy, b'/proc/self/fd/%d' % target, None, MS_BIND, None), 'mount --bind')
+    _must(libc.umount2(place, MNT_DETACH), 'umount')
+    os.close(target)
+
+
+def _must(result: int, what: str) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, f'{what}: {os.strerror(number)}')

@@ -1,0 +1,328 @@
+"""What a run begins with, how it ends, and that nothing outlives it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from caps import Caps, CapSet
+from caps.audit import Account, AuditError, Options, audit
+from caps.audit.auditing import needs
+from caps.audit.setup import can_give
+from support import needs_root, run
+
+pytestmark = needs_root
+
+
+def account_of(user):
+    return Account(user.name, user.uid, user.gid, ())
+
+
+@pytest.fixture
+def account(accounts):
+    return account_of(accounts.owner)
+
+
+@pytest.fixture
+def room(scene, accounts):
+    """A directory of the account's own."""
+    os.chown(scene, accounts.owner.uid, accounts.owner.gid)
+    return scene
+
+
+def sh(command):
+    return ['sh', '-c', command]
+
+
+def status_of(run):
+    lines = (line.split(':\t', 1) for line in run.said.splitlines())
+    return {line[0]: line[1].strip() for line in lines if len(line) == 2}
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'it never happened'
+        time.sleep(0.01)
+
+
+def sleeping(argument):
+    """The processes of sleep(1) with an argument."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        with suppress(OSError):  # it has ended
+            if path.read_text().split('\0')[:2] == ['sleep', argument]:
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture
+def sleeper(request):
+    """An argument of sleep(1) by which its process is known."""
+    return f'{1000 + os.getpid() / 1e7 + id(request) % 1000:.9f}'
+
+
+def test_run_has_exactly_its_capabilities_in_all_five_sets(account):
+    closed = Path('/etc/shadow')
+    found = audit(sh(f'cat {closed} >/dev/null && cat /proc/self/status'), account)
+    assert found.needs == CapSet('cap_dac_read_search')
+    status = status_of(found.runs[-1])
+    for name in 'CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb':
+        assert CapSet.from_mask(int(status[name], 16)) == found.needs
+
+
+def test_run_is_its_account_without_privilege_to_gain(account):
+    status = status_of(audit(['cat', '/proc/self/status'], account).runs[0])
+    assert status['Uid'].split() == [str(account.uid)] * 4
+    assert status['Gid'].split() == [str(account.gid)] * 4
+    assert status['Groups'] == ''
+    assert status['NoNewPrivs'] == '1'
+
+
+def test_run_as_root_has_only_what_it_is_given():
+    found = audit(['cat', '/proc/self/status'], Account.of('root'))
+    status = status_of(found.runs[0])
+    assert status['Uid'].split() == ['0'] * 4
+    assert int(status['CapPrm'], 16) == 0
+    assert found.needs == CapSet()
+
+
+def test_run_has_its_groups(accounts):
+    user = accounts.owner
+    account = Account(user.name, user.uid, user.gid, (4, 24))
+    assert status_of(audit(['cat', '/proc/self/status'], account).runs[0])['Groups'] == '4 24'
+
+
+def test_run_has_a_session_of_its_own_and_nothing_to_read(account):
+    found = audit(sh('cat; ps -o sid= -p $$ | tr -d " "; echo $$'), account)
+    session, process = found.runs[0].said.split()
+    assert session == process
+
+
+def test_run_has_the_environment_of_its_account(accounts):
+    account = Account('someone', accounts.owner.uid, accounts.owner.gid, (), '/srv', '/bin/dash')
+    said = audit(sh('echo $USER $LOGNAME $HOME $SHELL'), account).runs[0].said
+    assert said.split() == ['someone', 'someone', '/srv', '/bin/dash']
+
+
+def test_marks_and_set_user_id_bits_neither_add_nor_refuse(room, account):
+    for name in 'marked', 'setuid':
+        (room / name).write_bytes(Path('/bin/cat').read_bytes())
+        (room / name).chmod(0o755)
+    Caps('cap_sys_admin,cap_dac_read_search=ep').apply(room / 'marked')
+    (room / 'setuid').chmod(0o4755)
+    for name in 'marked', 'setuid':
+        found = audit([str(room / name), '/etc/shadow'], account)
+        assert found.needs == CapSet('cap_dac_read_search'), found.reason
+
+
+def test_what_a_command_mounts_goes_away_with_it(scene):
+    root = Account.of('root')
+    found = audit(sh(f'mount -t tmpfs x {scene} && touch {scene}/it'), root)
+    assert found.needs == CapSet('cap_sys_admin'), found.reason
+    assert not list(scene.iterdir())
+    assert str(scene) not in Path('/proc/self/mounts').read_text()
+
+
+def test_what_a_command_leaves_in_the_background_is_ended(account, sleeper):
+    found = audit(sh(f'setsid sleep {sleeper} & sleep {sleeper} & exit 0'), account)
+    assert found.needs == CapSet()
+    assert sleeping(sleeper) == []
+
+
+def test_command_may_print_more_than_a_pipe_holds_and_reopen_it(account):
+    found = audit(sh('head -c 1000000 /dev/zero; echo the end >/dev/stderr'), account)
+    assert (found.needs, found.reason) == (CapSet(), '')
+    assert found.runs[0].said.endswith('the end\n')
+
+
+def test_status_of_a_signal_is_negative(account):
+    found = audit(sh('kill -KILL $$'), account)
+    assert found.needs is None
+    assert found.runs[0].status == -signal.SIGKILL
+    assert 'is killed by signal 9, whatever it has' in found.reason
+
+
+def test_descriptors_of_the_audit_are_closed(account):
+    leaked = os.open('/etc/shadow', os.O_RDONLY)
+    os.set_inheritable(leaked, True)
+    try:
+        assert audit(sh(f'test ! -e /proc/self/fd/{leaked}'), account).needs == CapSet()
+    finally:
+        os.close(leaked)
+
+
+def test_before_puts_things_back_as_who_runs_the_audit(scene):
+    node = scene / 'null'
+    root = Account.of('root')
+    command = ['mknod', str(node), 'c', '1', '3']
+    assert audit(command, root).needs is None  # the second run finds what the first one made
+    found = audit(command, root, Options(before=f'rm -f {node}'))
+    assert found.needs == CapSet('cap_mknod'), found.reason
+
+
+def test_before_that_fails_ends_the_audit(account):
+    with pytest.raises(AuditError, match='the command before each run failed: exit 3'):
+        audit(['true'], account, Options(before='exit 3'))
+
+
+@pytest.mark.parametrize(
+    ('command', 'options', 'needed'),
+    [
+        ('exec sleep 1000', Options(seconds=0.2), ''),
+        ('sleep 1000 & exit 0', Options(seconds=0.2), ''),  # it goes to the background
+        ('exec sleep 1000', Options(seconds=0.2, ready='true'), ''),
+        ('exec sleep 1000', Options(seconds=0.2, ready='false'), None),
+        ('exit 0', Options(seconds=0.2), None),  # a daemon that ended
+        ('cat /etc/shadow && exec sleep 1000', Options(seconds=0.2), 'cap_dac_read_search'),
+    ],
+)
+def test_daemon_has_done_its_work_when_it_still_runs_and_is_ready(
+    account, command, options, needed
+):
+    found = audit(sh(command), account, options)
+    assert found.needs == (None if needed is None else CapSet(needed)), found.reason
+
+
+def test_command_that_does_not_end_is_ended_and_says_how_to_audit_a_daemon(account, sleeper):
+    with pytest.raises(AuditError, match=r'still runs after 0\.2 seconds: a daemon needs --for'):
+        audit(['sleep', sleeper], account, Options(deadline=0.2))
+    assert sleeping(sleeper) == []
+
+
+def test_program_that_is_not_there_is_named(account):
+    with pytest.raises(AuditError, match='there is no program no-such-program'):
+        audit(['no-such-program'], account)
+
+
+def test_program_that_the_account_cannot_execute_is_named(scene, account):
+    program = scene / 'closed'
+    program.write_text('#!/bin/sh\n')
+    program.chmod(0o700)
+    with pytest.raises(AuditError, match='closed cannot be executed: Permission denied'):
+        audit([str(program)], account)
+
+
+def test_program_that_cannot_be_read_is_observed_all_the_same(scene, account):
+    program = scene / 'closed'
+    program.write_bytes(Path('/bin/cat').read_bytes())
+    program.chmod(0o711)
+    found = audit([str(program), '/etc/shadow'], account)
+    assert found.needs == CapSet('cap_dac_read_search')
+    assert found.runs[0].failures()
+
+
+def test_without_privilege_the_audit_says_what_is_missing(accounts, system_venv):
+    code = 'from caps.audit import audit; audit(["true"])'
+    result = run(system_venv / 'bin/python', '-c', code, account=accounts.owner, cwd='/')
+    assert 'cap_setgid,cap_setuid,cap_setpcap is missing: an audit needs root' in result.stderr
+
+
+def test_nothing_outlives_an_audit_that_is_killed(account, sleeper, scene):
+    """It is killed while a command runs that has others in sessions of their own."""
+    words = (
+        f'sleep {sleeper} & setsid sleep {sleeper} & (setsid sleep {sleeper} &) ; sleep {sleeper}'
+    )
+    code = 'import sys; from caps.audit import *; audit(["sh", "-c", sys.argv[1]])'
+    audit_process = subprocess.Popen([sys.executable, '-c', code, words], cwd='/')
+    try:
+        wait_until(lambda: len(sleeping(sleeper)) == 4)
+        children = Path(f'/proc/{audit_process.pid}/task/{audit_process.pid}/children').read_text()
+    finally:
+        audit_process.kill()
+        audit_process.wait()
+    wait_until(lambda: not sleeping(sleeper))
+    wait_until(lambda: not any(Path('/proc', pid).exists() for pid in children.split()))
+
+
+def test_nothing_outlives_an_audit_that_is_interrupted(sleeper):
+    code = 'import sys; from caps.audit import *; audit(["sleep", sys.argv[1]])'
+    audit_process = subprocess.Popen(
+        [sys.executable, '-c', code, sleeper], cwd='/', stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_until(lambda: len(sleeping(sleeper)) == 1)
+    finally:
+        audit_process.send_signal(signal.SIGINT)
+        audit_process.wait(30)
+    assert sleeping(sleeper) == []
+
+
+def test_run_ends_with_a_keeper_that_is_killed(account, sleeper):
+    """Nobody is there to end it but the kernel; see PR_SET_PDEATHSIG."""
+    code = 'import sys; from caps.audit import *; audit(["sleep", sys.argv[1]])'
+    audit_process = subprocess.Popen(
+        [sys.executable, '-c', code, sleeper], cwd='/', stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: len(sleeping(sleeper)) == 1)
+    children = Path(f'/proc/{audit_process.pid}/task/{audit_process.pid}/children').read_text()
+    (keeper,) = map(int, children.split())
+    os.kill(keeper, signal.SIGKILL)
+    _, errors = audit_process.communicate(timeout=30)
+    assert 'the process that starts the command was killed' in errors
+    wait_until(lambda: not sleeping(sleeper))
+
+
+def test_account_that_is_none_is_refused():
+    with pytest.raises(LookupError, match='there is no user'):
+        Account.of('no-such-account')
+
+
+def test_usual_account_is_who_called_sudo_or_nobody(monkeypatch, accounts):
+    monkeypatch.setenv('SUDO_UID', str(accounts.owner.uid))
+    assert Account.usual().uid == accounts.owner.uid
+    monkeypatch.setenv('SUDO_UID', '0')
+    assert Account.usual().name == 'nobody'
+
+
+# As root in most containers: neither traced, nor with mounts of its own.
+CONTAINED = 'setpriv', '--bounding-set=-sys_admin,-perfmon'
+
+
+@pytest.mark.parametrize('from_all', [False, True], ids=['from none', 'from all'])
+def test_without_tracing_the_audit_proves_the_same_and_says_so(accounts, from_all):
+    code = f"""if True:
+        from caps.audit import *
+        found = audit(['cat', '/etc/shadow'], None, Options(from_all={from_all}))
+        print(found.needs, len(found.runs), found.method, found.runs[0].calls)
+    """
+    result = run(*CONTAINED, sys.executable, '-c', code, cwd='/')
+    needed, count, said = result.stdout.split(' ', 2)
+    assert needed == 'cap_dac_read_search'
+    assert int(count) < 20
+    assert said.startswith('not traced: ')
+    assert said.endswith(' None\n')
+
+
+def test_all_is_what_this_process_can_give():
+    assert can_give() <= CapSet.all()
+
+
+def read_shadow():
+    Path('/etc/shadow').read_text()
+
+
+def test_function_needs_what_it_does():
+    assert needs(read_shadow) == {'cap_dac_read_search'}
+    assert needs(lambda: None) == set()
+
+
+def test_function_that_fails_whatever_it_has_says_how():
+    def fail():
+        raise RuntimeError('no way')
+
+    with pytest.raises(AuditError, match=r'(?s)fail: it exits 1, whatever it has.*no way'):
+        needs(fail)
+
+
+def test_function_changes_nothing_in_this_process():
+    before = os.getresuid(), os.getgroups(), str(Caps.from_process()), os.getcwd()
+    value = []
+    needs(lambda: value.append(os.chdir('/')))
+    assert (os.getresuid(), os.getgroups(), str(Caps.from_process()), os.getcwd()) == before
+    assert value == []
