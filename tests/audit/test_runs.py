@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,17 +13,9 @@ from caps.audit import Account, AuditError, Options, audit
 from caps.audit.auditing import needs
 from caps.audit.setup import can_give
 from support import needs_root, run
+from support.processes import sleeping, wait_until
 
 pytestmark = needs_root
-
-
-def account_of(user):
-    return Account(user.name, user.uid, user.gid, ())
-
-
-@pytest.fixture
-def account(accounts):
-    return account_of(accounts.owner)
 
 
 @pytest.fixture
@@ -42,29 +32,6 @@ def sh(command):
 def status_of(run):
     lines = (line.split(':\t', 1) for line in run.said.splitlines())
     return {line[0]: line[1].strip() for line in lines if len(line) == 2}
-
-
-def wait_until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, 'it never happened'
-        time.sleep(0.01)
-
-
-def sleeping(argument):
-    """The processes of sleep(1) with an argument."""
-    found = []
-    for path in Path('/proc').glob('[0-9]*/cmdline'):
-        with suppress(OSError):  # it has ended
-            if path.read_text().split('\0')[:2] == ['sleep', argument]:
-                found.append(int(path.parent.name))
-    return found
-
-
-@pytest.fixture
-def sleeper(request):
-    """An argument of sleep(1) by which its process is known."""
-    return f'{1000 + os.getpid() / 1e7 + id(request) % 1000:.9f}'
 
 
 def test_run_has_exactly_its_capabilities_in_all_five_sets(account):

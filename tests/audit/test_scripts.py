@@ -1,0 +1,89 @@
+"""Marked scripts under the real ppy: what they need, and that their own mark stays as it was."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from caps import Caps, CapSet
+from caps.audit import AuditError, Options, audit
+from support import needs_root
+from support.processes import sleeping, wait_until
+
+pytestmark = needs_root
+
+ACTIVATE = 'from caps import Caps\nCaps.from_process().activate().apply()\n'
+READ = "open('/etc/shadow').close()\n"
+MARKS = None, '=', 'cap_net_raw=i', 'cap_dac_read_search=i', 'cap_dac_read_search=ep'
+
+
+def mark_of(path):
+    caps = Caps.from_file(path)
+    return str(caps) if caps.marked else None
+
+
+@pytest.mark.parametrize('mark', MARKS, ids=str)
+def test_script_is_run_with_what_it_needs_whatever_its_own_mark_is(ppy, script, mark):
+    path = script(ACTIVATE + READ, mark)
+    before = mark_of(path), path.stat()
+    found = audit([str(path)], None, Options(ppy=str(ppy.path)))
+    assert found.needs == CapSet('cap_dac_read_search'), found.reason
+    assert (mark_of(path), path.stat()) == before
+    assert found.runs[0].caps == CapSet()
+
+
+def test_script_that_needs_nothing_needs_nothing(ppy, script):
+    assert audit([str(script(''))], None, Options(ppy=str(ppy.path))).needs == CapSet()
+
+
+def test_script_that_does_not_activate_is_told_to(ppy, script):
+    found = audit([str(script(READ))], None, Options(ppy=str(ppy.path)))
+    assert found.needs is None
+    assert 'cap_dac_read_search was refused although it was permitted' in found.reason
+
+
+def test_script_gets_its_arguments_and_has_its_path(ppy, script):
+    path = script("import sys; assert sys.argv == [__file__, 'x'], sys.argv; print(__file__)")
+    found = audit([str(path), 'x'], None, Options(ppy=str(ppy.path)))
+    assert found.needs == CapSet(), found.runs[0].said
+    assert found.runs[0].said == f'{path}\n'
+
+
+def test_script_that_ppy_refuses_gets_its_words(ppy, script):
+    found = audit([str(script('', mode=0o777))], None, Options(ppy=str(ppy.path)))
+    assert found.needs is None
+    assert found.runs[-1].status == 126
+    assert 'ppy: ' in found.runs[-1].said
+
+
+def test_script_that_is_not_there_is_named(ppy, scene):
+    with pytest.raises(AuditError, match=f'there is no script {scene}/none'):
+        audit([f'{scene}/none'], None, Options(ppy=str(ppy.path)))
+
+
+ENDINGS = {'killed': signal.SIGKILL, 'interrupted': signal.SIGINT, 'ended': signal.SIGTERM}
+
+
+@pytest.mark.parametrize('ending', ENDINGS.values(), ids=ENDINGS)
+def test_mark_is_what_it_was_however_the_audit_ends(ppy, script, sleeper, ending):
+    text = f"import subprocess; subprocess.run(['sleep', '{sleeper}'])"
+    path = script(text, 'cap_net_raw=i')
+    code = (
+        'import sys; from caps.audit import *; audit([sys.argv[1]], None, Options(ppy=sys.argv[2]))'
+    )
+    command = [sys.executable, '-c', code, str(path), str(ppy.path)]
+    running = subprocess.Popen(command, cwd='/', stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: sleeping(sleeper))
+        assert mark_of(path) == 'cap_net_raw=i'  # also meanwhile
+        running.send_signal(ending)
+        running.wait(30)
+    finally:
+        running.kill()
+        running.wait()
+    wait_until(lambda: not sleeping(sleeper))
+    assert mark_of(path) == 'cap_net_raw=i'
+    assert [entry.name for entry in Path(path).parent.iterdir()] == [path.name]
+    assert str(path.parent) not in Path('/proc/self/mounts').read_text()

@@ -1,0 +1,22 @@
+"""Processes of tests: known by an argument, and waited for."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+
+def sleeping(argument):
+    """The processes of sleep(1) with an argument."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        with suppress(OSError):  # it has ended
+            if path.read_text().split('\0')[:2] == ['sleep', argument]:
+                found.append(int(path.parent.name))
+    return found
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'it never happened'
+        time.sleep(0.01)
