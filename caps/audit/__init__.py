@@ -5,8 +5,13 @@
 CapSet('cap_dac_read_search')
 """
 
-from caps.audit.auditing import Options, audit, needs
+from caps.audit.auditing import audit, needs
+from caps.audit.once import once
+from caps.audit.runs import Options
 from caps.audit.setup import Account
-from caps.audit.types import Audit, AuditError
+from caps.audit.types import Audit, AuditError, Observation
+from caps.audit.verdicts import merge
 
-__all__ = ['Account', 'Audit', 'AuditError', 'Options', 'audit', 'needs']
+__all__ = [
+    'Account', 'Audit', 'AuditError', 'Observation', 'Options', 'audit', 'merge', 'needs', 'once',
+]  # fmt: skip

@@ -20,6 +20,7 @@ class Program:
 
     def __init__(self, argv: Sequence[str], account: Account) -> None:
         self.argv, self.account = argv, account
+        self._environment = account.environment()
         self.owner = account.uid, account.gid
         if not which(argv[0]):
             raise AuditError(f'there is no program {argv[0]}')
@@ -41,9 +42,25 @@ class Program:
             with suppress(OSError):  # the one that listed them
                 os.set_inheritable(fd, fd <= 2)
         try:
-            os.execvpe(self.argv[0], [*self.argv], self.account.environment())
+            os.execvpe(self.argv[0], [*self.argv], self._environment)
         except OSError as error:
             raise AuditError(f'{self.argv[0]} cannot be executed: {error.strerror}') from None
+
+
+class Today(Program):
+    """A program in the state that it would have if it were started without an audit."""
+
+    def __init__(self, argv: Sequence[str], account: Account | None) -> None:
+        super().__init__(argv, account or Account.of(os.geteuid()))
+        self._environment = self.account.environment() if account else dict(os.environ)
+        self._is_other = account is not None
+
+    def prepare(self) -> None:
+        """Nothing is changed."""
+
+    def become(self, caps: CapSet) -> None:
+        if self._is_other:
+            self.account.use()
 
 
 class Script(Program):

@@ -36,6 +36,7 @@ CLOCK_MONOTONIC = 1
 
 COMMAND, FORK, SAMPLE = 3, 7, 9  # the types of records
 IS_EXEC = 1 << 13
+CONTEXT = 2**64 - 4095  # from here on, what says whose addresses follow
 HEADER = struct.Struct('=IHH')
 
 RING = 1 << 21  # bytes for each processor
@@ -159,7 +160,8 @@ class Events:
         stack: tuple[int, ...] = ()
         if event in self._chained:
             (depth,) = struct.unpack_from('=Q', content, at)
-            stack = struct.unpack_from(f'={depth}Q', content, at + 8)
+            addresses = struct.unpack_from(f'={depth}Q', content, at + 8)
+            stack = tuple(address for address in addresses if address < CONTEXT)
             at += 8 + 8 * depth
         (size,) = struct.unpack_from('=I', content, at)
         return Sample(event, process, thread, time, stack, content[at + 4 : at + 4 + size])

@@ -87,10 +87,15 @@ class Names(NamedTuple):
 
 @dataclass
 class Seen:
-    """What one run has asked for."""
+    """What one run has asked for, and which processes did."""
 
     calls: Counter[Call] = field(default_factory=Counter)
+    callers: dict[Call, set[int]] = field(default_factory=dict)
     granted: CapSet = field(default_factory=CapSet)
+
+    def add(self, call: Call, process: int) -> None:
+        self.calls[call] += 1
+        self.callers.setdefault(call, set()).add(process)
 
 
 def read(
@@ -103,36 +108,15 @@ def read(
     skipped: how many programs it executes before the command's own runs
     namespace: the user namespace that counts; what is asked in others is nothing outside them
     """
-    seen = Seen()
-    open_checks: dict[int, list[_Named]] = {}
-    naming = _Naming(names)
+    reading = _Reading(names)
     for record in _of_run(records, process, skipped):
         if isinstance(record, Failure):
-            _fail(
-                seen, open_checks.pop(record.thread, []), names.system_call(record.number), record
-            )
-            continue
-        if not isinstance(record, Check) or record.namespace != namespace:
-            continue
-        check = naming.of(record)
-        if record.is_granted:
-            if not check.noise:
-                seen.granted.add(check.capability)
-            continue
-        if check.noise == 'memory overcommit':
-            _close(seen, [check])
-            continue
-        before = open_checks.setdefault(record.thread, [])
-        if before and (
-            not _same(before[0].call, check.call)
-            or check.capability in {b.capability for b in before}
-        ):
-            _close(seen, before)
-            before.clear()
-        before.append(check)
-    for checks in open_checks.values():
-        _close(seen, checks)
-    return seen
+            reading.fail(record)
+        elif isinstance(record, Check) and record.namespace == namespace:
+            reading.check(record)
+    for key in [*reading.open]:
+        reading.close(key)
+    return reading.seen
 
 
 def _of_run(records: Iterable[Record], process: int, skipped: int) -> Iterable[Record]:
@@ -148,13 +132,6 @@ def _of_run(records: Iterable[Record], process: int, skipped: int) -> Iterable[R
             skipped -= record.process == process
         elif skipped <= 0:
             yield record
-
-
-class _Named(NamedTuple):
-    capability: str
-    call: str
-    site: str
-    noise: str
 
 
 class _Naming:
@@ -178,17 +155,49 @@ class _Naming:
         return self._known[key]
 
 
-def _fail(seen: Seen, checks: Sequence[_Named], name: str, failure: Failure) -> None:
-    if checks and not _same(checks[0].call, name):
-        _close(seen, checks)
-        checks = []
-    name = name or (checks[0].call if checks else f'system call {failure.number}')
-    seen.calls[_call(name, failure.error, checks)] += 1
+class _Named(NamedTuple):
+    capability: str
+    call: str
+    site: str
+    noise: str
 
 
-def _close(seen: Seen, checks: Sequence[_Named]) -> None:
-    if checks:
-        seen.calls[_call(checks[0].call, '', checks)] += 1
+class _Reading:
+    """What has been read so far; `open` has each thread's checks of a call that has not ended."""
+
+    def __init__(self, names: Names) -> None:
+        self._names, self._naming = names, _Naming(names)
+        self.seen = Seen()
+        self.open: dict[tuple[int, int], list[_Named]] = {}
+
+    def check(self, record: Check) -> None:
+        check, key = self._naming.of(record), (record.process, record.thread)
+        if record.is_granted:
+            if not check.noise:
+                self.seen.granted.add(check.capability)
+            return
+        if check.noise == 'memory overcommit':  # in any call, and of none
+            self.seen.add(_call(check.call, '', [check]), record.process)
+            return
+        before = self.open.get(key, [])
+        is_asked_again = check.capability in {other.capability for other in before}
+        if is_asked_again or (before and not _same(before[0].call, check.call)):
+            self.close(key)
+        self.open.setdefault(key, []).append(check)
+
+    def fail(self, record: Failure) -> None:
+        name, key = self._names.system_call(record.number), (record.process, record.thread)
+        before = self.open.get(key, [])
+        if before and not _same(before[0].call, name):
+            self.close(key)
+        checks = self.open.pop(key, [])
+        name = name or (checks[0].call if checks else '') or f'system call {record.number}'
+        self.seen.add(_call(name, record.error, checks), record.process)
+
+    def close(self, key: tuple[int, int]) -> None:
+        """A call has gone on, or has failed for another reason."""
+        if checks := self.open.pop(key, []):
+            self.seen.add(_call(checks[0].call, '', checks), key[0])
 
 
 def _call(name: str, error: str, checks: Sequence[_Named]) -> Call:

@@ -78,6 +78,38 @@ class Run:
         return counts
 
 
+class Refusal(NamedTuple):
+    """What a command was refused in today's state.
+
+    times: how often
+    capability: None where the call failed and the kernel had asked for none
+    help: what would help: 'activate', where it was permitted and not effective; 'mark', where it
+    was not permitted; 'nothing', where no capability would; 'unknown', where the process had ended
+    """
+
+    call: Call
+    times: int
+    capability: str | None
+    help: str
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One run in today's state.
+
+    command, account: as of an audit
+    status: its exit status, negative for a signal
+    refusals: what it was refused, as far as that means something
+    """
+
+    command: Sequence[str]
+    account: str
+    status: int
+    refusals: Sequence[Refusal]
+    method: str
+    lost: int
+
+
 class Verdict(NamedTuple):
     """What an audit says of one capability.
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from caps.cli import completion, explain, files, find, ppy, show, venv
+from caps.cli import audit, completion, explain, files, find, ppy, show, venv
 from caps.cli.output import Output
 from caps.cli.parsers import Commands, Parser
 
@@ -17,6 +17,7 @@ examples:
   caps show --tree                      who runs with what
   caps find /usr                        which files give what to whoever runs them
   caps explain /usr/bin/ping            what running a file would do here, and why
+  sudo caps audit -- ping -c1 ::1       which capabilities a command needs, and the proof
   sudo caps set cap_net_raw=ep FILE     what setcap does; get and remove it likewise
   sudo caps venv mark DIR cap_net_raw   for the python of one virtual environment only
   sudo caps ppy install                 for scripts: then mark a script and run it through ppy
@@ -84,6 +85,6 @@ def parser() -> Parser:
     parser = Parser(prog='caps', description=description, examples=EXAMPLES)
     parser.add_argument('--version', action=_Version, nargs=0, help='print the version')
     commands = Commands(parser)
-    for group in show, files, find, explain, venv, ppy, completion:
+    for group in show, files, find, explain, audit, venv, ppy, completion:
         group.add(commands)
     return parser

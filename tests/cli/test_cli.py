@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,13 +14,12 @@ import pytest
 
 from caps import Caps, CapSet
 from caps.cli import main, parser
-from caps.cli.completion import places
 from caps.cli.output import escaped
 from caps.system.launcher import NAME, PREFIX
 from caps.system.tasks import in_words
 from support import needs, needs_root, run
+from support.documents import PARSERS, matches
 
-PARSERS = {place.strip(): command for place, command in places(parser())}
 COMMANDS = [place for place in PARSERS if place]
 
 
@@ -41,20 +41,6 @@ def on_terminal(*arguments, code='from caps.cli import main', columns=400, **env
             while part := screen.read(65536):  # EIO is how a terminal ends
                 output += part
     return output.decode()
-
-
-def matches(shape, document):
-    """Whether a document is of the shape that caps.cli.schema gives it."""
-    if isinstance(shape, dict):
-        names = {key: key.removesuffix(' | null') for key in shape}
-        return list(names.values()) == list(document) and all(
-            (document[name] is None and name != key) or matches(shape[key], document[name])
-            for key, name in names.items()
-        )
-    if isinstance(shape, list):
-        return isinstance(document, list) and all(matches(shape[0], one) for one in document)
-    kinds = {'str': str, 'int': int, 'bool': bool, '[str]': list, 'null': type(None)}
-    return type(document) in [kinds[name] for name in shape.split(' | ')]
 
 
 def from_json(capsys, *arguments, status=0):
@@ -413,7 +399,7 @@ def test_examples_are_commands_that_parse():
     for line in '\n'.join(command.examples for command in PARSERS.values()).splitlines():
         command = re.match(r'  (?:sudo )?caps (.*?)(?:   .*| [|>].*)?$', line)
         if command:
-            parser().parse_args(command[1].replace('$$', '1').split())
+            parser().parse_args(shlex.split(command[1].replace('$$', '1')))
             tried += 1
     assert tried > 30
 

@@ -10,7 +10,7 @@ def sleeping(argument):
     found = []
     for path in Path('/proc').glob('[0-9]*/cmdline'):
         with suppress(OSError):  # it has ended
-            if path.read_text().split('\0')[:2] == ['sleep', argument]:
+            if path.read_bytes().split(b'\0')[:2] == [b'sleep', argument.encode()]:
                 found.append(int(path.parent.name))
     return found
 

@@ -1,0 +1,70 @@
+"""One run of a command in today's state: what it is refused, and what would help."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from caps import Caps, CapSet
+from caps.audit.commands import Today
+from caps.audit.keeper import Keeper
+from caps.audit.records import Seen
+from caps.audit.runs import wait
+from caps.audit.setup import Account
+from caps.audit.tracing import Tracer
+from caps.audit.types import AuditError, Observation, Refusal
+
+
+def once(argv: Sequence[str], account: Account | None = None) -> Observation:
+    """Run a command once, and change nothing.
+
+    argv: the words of the command
+    account: who it runs as; by default who runs this
+    Raises AuditError where nothing can be traced, or the command cannot be started.
+    """
+    command = Today(argv, account)
+    try:
+        tracer = Tracer(refusals_only=True)
+    except OSError as error:
+        raise AuditError(
+            f'nothing can be traced, and one run alone proves nothing: {error.strerror or error}'
+        ) from None
+    try:
+        with Keeper(command) as keeper:
+            process = keeper.start(CapSet())
+            tracer.start()
+            keeper.go()
+            wait(keeper, tracer, math.inf)
+            status, _ = keeper.end()
+            records, lost = tracer.stop()
+            seen = tracer.of(records, process, command.skipped)
+            refusals = [*_refusals(seen, _permitted(seen))]  # before anyone waits for the process
+            keeper.stop()
+    finally:
+        tracer.close()
+    return Observation(argv, command.account.name, status, refusals, tracer.method, lost)
+
+
+def _permitted(seen: Seen) -> dict[int, CapSet]:
+    """What each process has permitted, unless its parent has waited for it."""
+    permitted = {}
+    for process in {process for callers in seen.callers.values() for process in callers}:
+        with suppress(OSError):
+            permitted[process] = Caps.from_process(process).permitted
+    return permitted
+
+
+def _refusals(seen: Seen, permitted: dict[int, CapSet]) -> Iterable[Refusal]:
+    for call, count in seen.calls.items():
+        if not call.refused:
+            yield Refusal(call, count, None, 'nothing')
+        if not call.means_something:
+            continue
+        known = [permitted[process] for process in seen.callers[call] if process in permitted]
+        for name in call.refused:
+            if any(name in caps for caps in known):
+                help = 'activate'
+            else:
+                help = 'mark' if len(known) == len(seen.callers[call]) else 'unknown'
+            yield Refusal(call, count, name, help)

@@ -1,0 +1,115 @@
+"""One run of a command: from putting things back, to its end and what it was refused."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import time
+from dataclasses import dataclass
+
+from caps import CapSet
+from caps.audit.keeper import Keeper
+from caps.audit.tracing import Tracer
+from caps.audit.types import AuditError, Run
+
+DEADLINE = 600.0  # seconds for a command that is to end
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a command is run again and again.
+
+    from_all: begin with all capabilities, not with none
+    seconds: a daemon has done its work when it still runs after them; None for no daemon
+    ready: a shell command that succeeds when the daemon is ready
+    before: a shell command that puts things back before each run
+    ppy: the launcher that runs the command, which is a script
+    deadline: seconds after which a command that is no daemon should have ended
+    """
+
+    from_all: bool = False
+    seconds: float | None = None
+    ready: str | None = None
+    before: str | None = None
+    ppy: str | None = None
+    deadline: float = DEADLINE
+
+
+@dataclass
+class Runner:
+    """Runs a command as options say, and observes it where there is a tracer."""
+
+    keeper: Keeper
+    tracer: Tracer | None
+    skipped: int
+    options: Options
+
+    def run(self, caps: CapSet) -> Run:
+        """One run with these capabilities."""
+        if self.options.before and not _succeeds(self.options.before):
+            raise AuditError(f'the command before each run failed: {self.options.before}')
+        process = self.keeper.start(caps)
+        if not self.tracer:
+            status, is_done, said = self._to_the_end()
+            return Run(caps, status, is_done, said=said)
+        self.tracer.start()
+        try:
+            status, is_done, said = self._to_the_end()
+        finally:
+            records, lost = self.tracer.stop()
+        seen = self.tracer.of(records, process, self.skipped)
+        return Run(caps, status, is_done, seen.calls, seen.granted, lost, said)
+
+    def _to_the_end(self) -> tuple[int | None, bool, str]:
+        """Its status, None where it still ran; whether it did its work; and what it printed."""
+        self.keeper.go()
+        seconds = self.options.seconds
+        limit = self.options.deadline if seconds is None else seconds
+        end = time.monotonic() + limit
+        if not self._wait(end):
+            if seconds is not None:
+                return self._daemon(None)
+            self.keeper.stop()
+            raise AuditError(f'it still runs after {limit:g} seconds: a daemon needs --for SECONDS')
+        status, others = self.keeper.end()
+        if seconds is None:
+            return status, status == 0, self.keeper.stop()[1]
+        if status or not others:
+            return status, False, self.keeper.stop()[1]
+        self._wait(end)  # it went to the background
+        return self._daemon(status)
+
+    def _daemon(self, status: int | None) -> tuple[int | None, bool, str]:
+        """The same of a daemon whose time is over; its first process may have ended."""
+        is_ready = not self.options.ready or _succeeds(self.options.ready)
+        others, said = self.keeper.stop()
+        if status is not None and not others:
+            return status, False, said
+        return None, is_ready, said
+
+    def _wait(self, end: float) -> bool:
+        return wait(self.keeper, self.tracer, end)
+
+
+def wait(keeper: Keeper, tracer: Tracer | None, end: float) -> bool:
+    """Take what is recorded until the keeper says that the command has ended, or until a time.
+
+    Returns whether the keeper said so.
+    """
+    poll = select.poll()
+    poll.register(keeper, select.POLLIN)
+    for fd in tracer.readable if tracer else ():
+        poll.register(fd, select.POLLIN)
+    while (left := end - time.monotonic()) > 0:
+        ready = {fd for fd, _ in poll.poll(min(left, 3600) * 1000)}
+        if keeper.fileno() in ready:
+            return True
+        if ready and tracer:
+            tracer.drain()
+    return False
+
+
+def _succeeds(command: str) -> bool:
+    """Whether a command of the shell does, which runs as who runs this."""
+    done = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, capture_output=True)
+    return done.returncode == 0

@@ -1,0 +1,331 @@
+"""caps audit: which capabilities a command needs, and the proof."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import replace
+from typing import Any
+
+from caps import CapSet
+from caps.cli.documents import PROBLEMS, Document
+from caps.cli.output import Output
+from caps.cli.parsers import Commands
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from caps.audit import Audit, Observation
+    from caps.audit.types import Call, Run
+
+EXAMPLES = """\
+The command is started again and again, with less and more, and each run really does what the
+command does. Its account is not root unless --as says so: by default it is who called sudo, or
+nobody. A command has done its work when it exits 0. What it prints is not shown.
+
+It says: needed (the command fails without it, and the kernel was seen to refuse it), degrades (it
+exits 0 without it, but a call fails), unused. It cannot know what other runs would do, and what
+security modules refuse. The exit status is 0 where the answer is proved.
+
+examples:
+  sudo caps audit --as backup -- tar cf /srv/backup.tar /home
+  sudo caps audit --for 2 --ready 'curl -s localhost' -- python3 -m http.server 80
+      a daemon: it has to run after 2 seconds, and to answer
+  sudo caps audit --as root --before 'rm -f /srv/null' -- mknod /srv/null c 1 3
+      each run finds what the first one found
+  sudo caps audit --ppy /usr/local/bin/ppy -- ./backup.py /home
+      a script: it runs under ppy, as if it were marked with what it is given
+  sudo caps audit --once --as backup -- ./backup.sh
+      one run as things are: what was refused, and what would help
+  sudo caps audit --json -- ./backup.sh --full > full.json
+  caps audit --merge full.json quick.json
+      one answer for several ways to call it
+"""
+SHAPE: Document = {
+    'command': ['str'],
+    'account': 'str',
+    'needs': '[str] | null',
+    'reason': 'str | null',  # why there is no answer
+    'verdicts': [{'capability': 'str', 'verdict': 'str', 'reason': 'str'}],
+    'runs': [
+        {
+            'caps': '[str] | null',
+            'status': 'int | null',  # null where it still ran
+            'done': 'bool | null',
+            'refused': [
+                {
+                    'capability': 'str | null',  # null where the kernel asked for none
+                    'syscall': 'str',
+                    'error': 'str | null',  # null where the call went on
+                    'site': 'str',
+                    'times': 'int',
+                    'help': 'str | null',  # with --once: activate, mark, nothing or unknown
+                }
+            ],
+        }
+    ],
+    'ignored': [{'capability': 'str', 'reason': 'str', 'times': 'int'}],
+    'lost': 'int',
+    'method': 'str',
+    'mark': 'str | null',  # what setcap is to be given for a script under ppy
+    **PROBLEMS,
+}
+HELP = {
+    'activate': 'it was permitted and not effective: activate it',
+    'mark': 'it was not permitted: mark the program or script with it',
+    'unknown': 'the process ended too early to see whether it was permitted',
+    'nothing': 'no capability would help',
+}
+
+
+def add(commands: Commands) -> None:
+    """Add the command to those of a parser."""
+    text = 'which capabilities a command needs, and the proof'
+    parser = commands.add('audit', run, text, EXAMPLES, SHAPE)
+    parser.add_argument('command', nargs='*', metavar='COMMAND', help='after --')
+    parser.add_argument('--as', dest='user', metavar='USER', help='the account it runs as')
+    parser.add_argument(
+        '--from', dest='start', choices=('none', 'all'), help='what it begins with; default: none'
+    )
+    parser.add_argument(
+        '--for', dest='seconds', type=_seconds, metavar='SECONDS', help='how long a daemon runs'
+    )
+    parser.add_argument('--ready', metavar='CMD', help='succeeds when the daemon is ready')
+    parser.add_argument('--before', metavar='CMD', help='puts things back before each run')
+    parser.add_argument('--ppy', metavar='PPY', help='the command is a script for this launcher')
+    parser.add_argument('--once', action='store_true', help='one run, as things are')
+    parser.add_argument('--merge', nargs='+', metavar='JSON', help='join what --json printed')
+    parser.set_defaults(refuse=parser.error)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e6:
+        raise ValueError
+    return seconds
+
+
+def run(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.audit import Account, AuditError, Options, audit, once
+
+    _check(arguments)
+    if arguments.merge:
+        return _report(_merged(arguments.merge), out)
+    account = None if arguments.user is None else Account.of(arguments.user)
+    try:
+        if arguments.once:
+            return _report_once(once(arguments.command, account), out)
+        if sys.stderr.isatty():
+            _say_how_often(arguments.command)
+        options = Options(
+            from_all=arguments.start == 'all',
+            seconds=arguments.seconds,
+            ready=arguments.ready,
+            before=arguments.before,
+            ppy=arguments.ppy,
+        )
+        return _report(audit(arguments.command, account, options), out, is_script=arguments.ppy)
+    except AuditError as error:
+        raise ValueError(str(error)) from None
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """End with a usage error where options do not go together."""
+    options = {
+        '--as': arguments.user, '--from': arguments.start, '--for': arguments.seconds,
+        '--ready': arguments.ready, '--before': arguments.before, '--ppy': arguments.ppy,
+        '--once': arguments.once, '--merge': arguments.merge,
+    }  # fmt: skip
+    given = {name for name, value in options.items() if value}
+    for option, others in ('--merge', set()), ('--once', {'--as'}):
+        if option in given and (wrong := given - others - {option}):
+            arguments.refuse(f'{option} does not go with {", ".join(sorted(wrong))}')
+    if arguments.merge and arguments.command:
+        arguments.refuse('--merge takes documents and no COMMAND')
+    if not arguments.merge and not arguments.command:
+        arguments.refuse('the following arguments are required: COMMAND')
+    if arguments.ready and arguments.seconds is None:
+        arguments.refuse('--ready is for a daemon: --for says how long it runs')
+
+
+def _say_how_often(command: list[str]) -> None:
+    from caps.audit.search import LIMIT
+
+    words = shlex.join(command)
+    print(f'{words} is started at least twice, and at most {LIMIT} times', file=sys.stderr)
+
+
+def _report(audit: Audit, out: Output, *, is_script: bool = False) -> bool:
+    out.document = document(audit, is_script)
+    if audit.needs is None:
+        out.line(f'no answer: {audit.reason}', style='bold')
+        if audit.runs and (said := audit.runs[-1].said.strip()):
+            out.line(f'  it said: {said.splitlines()[-1]}')
+        for (name, error), _ in audit.runs[-1].failures(None).items() if audit.runs else ():
+            out.line(f'  {name} failed: {error}')
+    elif audit.needs:
+        out.line('needs', str(audit.needs), style='yellow')
+    else:
+        out.line('needs no capability', style='yellow')
+    for verdict in audit.verdicts:
+        if verdict.verdict == 'needed':
+            out.line(f'  {verdict.reason}' if len(audit.needs or ()) == 1 else
+                     f'  {verdict.capability}: {verdict.reason}')  # fmt: skip
+    if audit.needs is not None:
+        out.line(f'  {_with_it(audit)}')
+    for verdict in audit.verdicts:
+        if verdict.verdict == 'degrades':
+            out.line(f'{verdict.capability}: {verdict.reason}')
+        elif verdict.verdict == 'unused':
+            out.line(f'not needed: {verdict.capability} ({verdict.reason})', style='dim')
+    lost = f'{audit.lost} events lost' if audit.lost else 'no event lost'
+    proof = 'proof' if audit.needs is not None else 'tried'
+    events = f'; {lost}' if audit.runs and audit.runs[0].calls is not None else ''
+    out.line(f'{proof}: {len(audit.runs)} runs as {audit.account}; {audit.method}{events}')
+    if is_script and audit.needs is not None:
+        script = shlex.quote(audit.command[0])
+        out.line('mark it:', f'sudo setcap {mark(audit.needs)} {script}', style='yellow')
+    elif audit.needs:
+        out.line('mark it:', f'sudo setcap {mark(audit.needs)} SCRIPT', style='yellow')
+    return audit.needs is not None
+
+
+def _with_it(audit: Audit) -> str:
+    from caps.audit.search import ends
+
+    which = {0: 'without any', 1: 'with it alone'}.get(len(audit.needs or ()), 'with these alone')
+    text = f'{which} it {ends(audit.runs[-1].status)}'
+    if audit.runs[0].calls is None or any(it.verdict == 'degrades' for it in audit.verdicts):
+        return text
+    return f'{text}, and nothing is refused that more would let through'
+
+
+def mark(needs: CapSet) -> str:
+    """What setcap(8) is to be given for a script under ppy."""
+    return f'{needs}=i' if needs else '='
+
+
+def document(audit: Audit, is_script: bool = False) -> Document:
+    """What an audit has found."""
+    return {
+        'command': list(audit.command),
+        'account': audit.account,
+        'needs': None if audit.needs is None else list(audit.needs),
+        'reason': audit.reason or None,
+        'verdicts': [verdict._asdict() for verdict in audit.verdicts],
+        'runs': [*map(_run, audit.runs)],
+        'ignored': [
+            {'capability': name, 'reason': reason, 'times': times}
+            for (name, reason), times in audit.ignored.items()
+        ],
+        'lost': audit.lost,
+        'method': audit.method,
+        'mark': mark(audit.needs) if is_script and audit.needs is not None else None,
+    }
+
+
+def _run(run: Run) -> Document:
+    refused = [
+        _refusal(call, name, times)
+        for call, times in (run.calls or {}).items()
+        if call.means_something or not call.refused
+        for name in call.refused or (None,)
+    ]
+    return {
+        'caps': list(run.caps),
+        'status': run.status,
+        'done': run.is_done,
+        'refused': refused,
+    }
+
+
+def _refusal(call: Call, name: str | None, times: int, help: str | None = None) -> Document:
+    return {
+        'capability': name,
+        'syscall': call.name,
+        'error': call.error or None,
+        'site': call.site,
+        'times': times,
+        'help': help,
+    }
+
+
+def _report_once(seen: Observation, out: Output) -> bool:
+    from caps.audit.search import ends
+
+    refusals = seen.refusals
+    refused = [_refusal(it.call, it.capability, it.times, it.help) for it in refusals]
+    out.document = {
+        'command': list(seen.command),
+        'account': seen.account,
+        'needs': None,
+        'reason': 'one run alone proves nothing',
+        'verdicts': [],
+        'runs': [{'caps': None, 'status': seen.status, 'done': None, 'refused': refused}],
+        'ignored': [],
+        'lost': seen.lost,
+        'method': seen.method,
+        'mark': None,
+    }
+    out.line(f'it {ends(seen.status)} as {seen.account}', style='bold')
+    for refusal in refusals:
+        call = refusal.call
+        what = f'{call.name or "a call"} {call.error or "went on"}'
+        times = 'once' if refusal.times == 1 else f'{refusal.times} times'
+        name = f'{refusal.capability}: ' if refusal.capability else ''
+        out.line(f'  {name}{what} ({times}): {HELP[refusal.help]}')
+    out.line(f'{seen.method}; {seen.lost or "no"} event{"s" * (seen.lost > 1)} lost')
+    if seen.lost:
+        out.problem(f'{seen.lost} events were lost: there may be more refusals')
+    return True
+
+
+def _merged(paths: list[str]) -> Audit:
+    from caps.audit import AuditError, merge
+
+    try:
+        return merge([_read(path) for path in paths])
+    except AuditError as error:
+        raise ValueError(str(error)) from None
+
+
+def _read(path: str) -> Audit:
+    """The audit whose document is in a file."""
+    from caps.audit.types import Audit, Call, Verdict
+
+    with open(path) as file:
+        text = file.read()
+    try:
+        found: dict[str, Any] = json.loads(text)
+        needs = found['needs']
+        runs = [*map(_read_run, found['runs'])]
+        for each in found['ignored']:
+            noise = Call('', '', (each['capability'],), '', each['reason'])
+            runs[0] = replace(runs[0], calls={**(runs[0].calls or {}), noise: each['times']})
+        return Audit(
+            [*map(str, found['command'])],
+            str(found['account']),
+            None if needs is None else CapSet(needs),
+            [Verdict(**verdict) for verdict in found['verdicts']],
+            runs,
+            str(found['method']),
+            found['reason'] or '',
+        )
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise ValueError(f'{path} is not what caps audit --json printed') from None
+
+
+def _read_run(found: dict[str, Any]) -> Run:
+    from caps.audit.types import Call, Run
+
+    calls = {
+        Call(
+            each['syscall'],
+            each['error'] or '',
+            (each['capability'],) if each['capability'] else (),
+            each['site'],
+        ): each['times']
+        for each in found['refused']
+    }
+    return Run(CapSet(found['caps'] or ()), found['status'], bool(found['done']), calls)
