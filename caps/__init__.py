@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from caps.secbits import SecureBits, no_new_privs, set_no_new_privs
     from caps.setpriv import command
 
+    __version__: str
     securebits: SecureBits
 
 __all__ = [
@@ -53,6 +54,10 @@ _ROOMS = {
 if not TYPE_CHECKING:  # which would take any name for one of ours
 
     def __getattr__(name):
+        if name == '__version__':
+            from importlib.metadata import version
+
+            return version('caps-ppy')
         if name == 'securebits':
             from caps.secbits import SecureBits
 

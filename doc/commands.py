@@ -20,7 +20,7 @@ from caps.cli.parsers import shape_text
 
 COMMANDS = {place.strip(): one for place, one in places(caps.cli.parser())}
 SOURCES = [*Path(caps.cli.__file__).parent.glob('*.py')]
-COMMON = {'--help', '--json'}  # which the page explains once
+COMMON = {'--help', '--help-json', '--json'}  # which the page explains once
 
 
 def inline(usage: str) -> Iterator[nodes.Node]:

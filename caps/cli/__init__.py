@@ -8,13 +8,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from caps.cli import audit, completion, explain, files, find, ppy, show, venv
+from caps import __version__
+from caps.cli import audit, capabilities, completion, explain, files, find, ppy, show, venv
 from caps.cli.output import Output
-from caps.cli.parsers import Commands, Parser
+from caps.cli.parsers import Commands, Parser, add_json
 
 EXAMPLES = """\
 examples:
   caps show --tree                      who runs with what
+  caps list                             what each capability allows
   caps find /usr                        which files give what to whoever runs them
   caps explain /usr/bin/ping            what running a file would do here, and why
   sudo caps audit -- ping -c1 ::1       which capabilities a command needs, and the proof
@@ -22,6 +24,14 @@ examples:
   sudo caps venv mark DIR cap_net_raw   for the python of one virtual environment only
   sudo caps ppy install                 for scripts: then mark a script and run it through ppy
   . <(caps completion bash)             complete all this
+"""
+VERSION = """\
+examples:
+  caps version
+"""
+HELP = """\
+examples:
+  caps help ppy install
 """
 
 
@@ -36,7 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:  # closed by the caller, who wants to see nothing
             setattr(sys, name, io.StringIO())
     arguments = parser().parse_args(argv)
-    out = Output(getattr(arguments, 'json', False))
+    command = arguments.parser
+    if arguments.run is None:
+        command.print_help()
+        return 0
+    as_json = getattr(arguments, 'json', False)
+    if as_json and command.shape is None:
+        command.error('there is no JSON document of this')
+    out = Output(as_json)
     try:
         is_found = arguments.run(arguments, out)
         out.finish()
@@ -73,18 +90,35 @@ def _is_refusal(error: Exception) -> bool:
 
 class _Version(argparse.Action):
     def __call__(self, *_: object) -> None:
-        from importlib.metadata import version
-
-        print(f'caps {version("caps-ppy")}')
+        print(f'caps {__version__}')
         raise SystemExit(0)
+
+
+def _print_version(arguments: argparse.Namespace, out: Output) -> bool:
+    out.line('caps', __version__)
+    return True
+
+
+def _print_help(arguments: argparse.Namespace, out: Output) -> bool:
+    whole = parser()
+    commands = dict(completion.places(whole))
+    place = ''.join(f' {word}' for word in arguments.words)
+    if place not in commands:
+        raise ValueError(f'there is no command{place}; caps help lists them')
+    commands[place].print_help()
+    return True
 
 
 def parser() -> Parser:
     """The parser of the whole command line."""
     description = 'Linux capabilities of processes and files.'
     parser = Parser(prog='caps', description=description, examples=EXAMPLES)
-    parser.add_argument('--version', action=_Version, nargs=0, help='print the version')
+    parser.add_argument('-V', '--version', action=_Version, nargs=0, help='print the version')
+    add_json(parser)
     commands = Commands(parser)
-    for group in show, files, find, explain, audit, venv, ppy, completion:
+    for group in show, files, find, explain, audit, venv, ppy, capabilities, completion:
         group.add(commands)
+    commands.add('version', _print_version, 'print the version', VERSION)
+    adding = commands.add('help', _print_help, 'the help of a command', HELP)
+    adding.add_argument('words', nargs='*', metavar='COMMAND')
     return parser

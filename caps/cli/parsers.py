@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 from collections.abc import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
 
     from caps.cli.output import Output
 
+    T = TypeVar('T')
     Run = Callable[[argparse.Namespace, Output], bool]
 
 EXIT = """\
@@ -47,9 +49,36 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         self.formatter_class = argparse.RawDescriptionHelpFormatter
         self.epilog = f'{self.examples}\n{EXIT}'
-        if self.shape:
-            self.epilog += f'\n--json prints, each leaf being a type:\n{shape_text(self.shape)}'
         return super().format_help()
+
+
+class ShapeHelp(argparse.Action):
+    """Prints the shape of a command's document, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print('--json prints, each leaf being a type:')
+        print(shape_text(getattr(parser, 'shape', None) or {}))
+        parser.exit()
+
+
+def argument_error(convert: Callable[[str], T]) -> Callable[[str], T]:
+    """Have a usage error say what is wrong with an argument, and not only that it is."""
+
+    @functools.wraps(convert)
+    def converted(text: str) -> T:
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return converted
+
+
+def add_json(parser: Parser) -> None:
+    """Take --json, which may stand before the command as well as behind it."""
+    about = argparse.SUPPRESS if parser.shape is None else 'print one JSON document'
+    default = argparse.SUPPRESS
+    parser.add_argument('--json', action='store_true', default=default, help=about)
 
 
 def shape_text(shape: dict[str, object]) -> str:
@@ -62,7 +91,8 @@ class Commands:
 
     def __init__(self, parser: Parser) -> None:
         # With a prog it does not load what draws help.
-        self._action = parser.add_subparsers(required=True, metavar='COMMAND', prog=parser.prog)
+        self._action = parser.add_subparsers(metavar='COMMAND', prog=parser.prog)
+        parser.set_defaults(run=None, parser=parser)
 
     def add(
         self,
@@ -78,9 +108,10 @@ class Commands:
         text: what it does, for help.
         """
         parser = self._add(name, text, examples, shape)
-        parser.set_defaults(run=run)
+        parser.set_defaults(run=run, parser=parser)
         if shape:
-            parser.add_argument('--json', action='store_true', help='print one JSON document')
+            help_text = 'say what --json prints'
+            parser.add_argument('--help-json', action=ShapeHelp, nargs=0, help=help_text)
         return parser
 
     def group(self, name: str, text: str, examples: str) -> Commands:
@@ -92,4 +123,5 @@ class Commands:
         parser: Parser = self._action.add_parser(
             name, help=text, description=description, examples=examples, shape=shape
         )
+        add_json(parser)
         return parser

@@ -7,7 +7,7 @@ import argparse
 from caps import Caps
 from caps.cli.documents import PROBLEMS, STATE, Document, state
 from caps.cli.output import Output
-from caps.cli.parsers import Commands
+from caps.cli.parsers import Commands, argument_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ def add(commands: Commands) -> None:
     parser.add_argument('directory', metavar='DIR')
 
 
+@argument_error
 def _text(text: str) -> Caps:
     from caps.admin.venv import parsed
 
-    try:
-        return parsed(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    if not text:
+        raise ValueError("'' is no CAPS (a variable that is not set?)")
+    return parsed(text)
 
 
 def mark(arguments: argparse.Namespace, out: Output) -> bool:

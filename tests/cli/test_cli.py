@@ -122,17 +122,64 @@ def test_set_does_what_setcap_does(marked, text, capsys):
 
 
 @needs('cap_setfcap')
+def test_each_text_is_for_the_files_up_to_the_next(marked):
+    files = [str(marked.parent / name) for name in ('one', 'two', 'three')]
+    for path in files:
+        open(path, 'w').close()
+    assert main(['set', 'cap_kill=p', *files[:2], 'cap_chown=i', files[2]]) == 0
+    assert [str(Caps.from_file(path)) for path in files] == ['cap_kill=p'] * 2 + ['cap_chown=i']
+    assert main(['verify', 'cap_kill=p', *files[:2], 'cap_chown=i', files[2]]) == 0
+
+
+@needs('cap_setfcap')
+@pytest.mark.parametrize(
+    ('words', 'reason'),
+    [
+        (['', 'FILE'], "'' is no TEXT (a variable that is not set?); = is the empty state"),
+        (['cap_net_raw', 'FILE'], 'cap_net_raw=ep for a program, cap_net_raw=i for a script'),
+        (['cap_kill=p'], "no FILE after 'cap_kill=p'"),
+        (['cap_kill=p', 'FILE', 'cap_chown=p'], "no FILE after 'cap_chown=p'"),
+        (['cap_kill=p', 'cap_chown=p', 'FILE'], "no FILE before 'cap_chown=p'"),
+        (['--root-id', '99999999999999999999', '=', 'FILE'], 'is not a user id'),
+        (['--root-id=-1', '=', 'FILE'], 'is not a user id'),
+    ],
+    ids=str,
+)
+def test_set_that_cannot_be_meant_is_refused_before_anything_is_written(
+    marked, words, reason, capsys
+):
+    before = os.getxattr(marked, 'security.capability')
+    with pytest.raises(SystemExit, match='2'):
+        main(['set', *(str(marked) if word == 'FILE' else word for word in words)])
+    assert reason in capsys.readouterr().err
+    assert os.getxattr(marked, 'security.capability') == before
+
+
+@needs('cap_setfcap')
+def test_text_comes_from_standard_input_too(marked):
+    done = run(sys.executable, '-m', 'caps', 'set', '-', marked, input='cap_chown=i\n')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert str(Caps.from_file(marked)) == 'cap_chown=i'
+
+
+@needs('cap_setfcap')
+@pytest.mark.parametrize('text', ['cap_kill=ep', 'cap_kill,cap_net_raw=ep', '='])
+def test_verify_is_that_of_setcap(marked, text, capsys):
+    (bare := marked.parent / 'bare').touch()
+    for path in marked, bare:
+        status = main(['verify', text, str(path)])
+        if path is marked:
+            assert status == min(run('setcap', '-v', text, path).returncode, 1)
+        else:
+            assert status == 1
+    assert f'{bare} has none, not {text}\n' in capsys.readouterr().out
+
+
+@needs('cap_setfcap')
 def test_set_takes_the_root_id_of_a_user_namespace(marked, capsys):
     assert main(['set', '--root-id', '1000', 'cap_kill=p', str(marked)]) == 0
     assert run('getcap', '-n', marked).stdout == f'{marked} cap_kill=p [rootid=1000]\n'
     assert from_json(capsys, 'get', marked)['files'][0]['root_id'] == 1000
-
-
-@pytest.mark.parametrize('root_id', [-1, 2**32 - 1, 2**64])
-def test_root_id_of_no_user_is_refused(tmp_path, root_id, capsys):
-    (tmp_path / 'file').touch()
-    assert main(['set', '--root-id', str(root_id), '=', str(tmp_path / 'file')]) == 1
-    assert capsys.readouterr().err.startswith('caps: ')
 
 
 @needs('cap_setfcap')
@@ -391,7 +438,58 @@ def test_help_teaches_by_example(command, capsys):
     text = capsys.readouterr().out
     assert 'examples:\n' in text
     assert 'exit status:\n' in text
-    assert ('--json prints' in text) == bool(PARSERS[command].shape)
+    assert ('--help-json' in text) == bool(PARSERS[command].shape)
+    assert text.count('\n') <= 60  # a tall screen
+
+
+@pytest.mark.parametrize('command', [place for place in COMMANDS if PARSERS[place].shape])
+def test_shape_of_the_document_is_shown(command, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main([*command.split(), '--help-json'])
+    assert raised.value.code == 0
+    _, _, shown = capsys.readouterr().out.partition('\n')
+    assert json.loads(shown) == PARSERS[command].shape
+
+
+@pytest.mark.parametrize('words', [[], ['ppy'], ['venv']], ids=str)
+def test_without_a_command_there_is_help(words, capsys):
+    assert main(words) == 0
+    assert main(['help', *words]) == 0
+    first, second = capsys.readouterr().out.split('usage:')[1:]
+    assert first == second
+
+
+def test_help_of_no_command_is_refused(capsys):
+    assert main(['help', 'ppy', 'fly']) == 1
+    assert capsys.readouterr().err == 'caps: there is no command ppy fly; caps help lists them\n'
+
+
+def test_json_may_stand_before_the_command(capsys):
+    for words in ['--json', 'decode', '3'], ['decode', '--json', '3'], ['decode', '3', '--json']:
+        assert main(words) == 0
+        assert json.loads(capsys.readouterr().out)['capabilities'] == [
+            'cap_chown', 'cap_dac_override',
+        ]  # fmt: skip
+    with pytest.raises(SystemExit, match='2'):
+        main(['--json', 'completion', 'bash'])
+
+
+def test_decode_is_that_of_capsh(capsys):
+    for mask in '0', '1', '0000000000003000', '1ffffffffff':
+        assert main(['decode', mask]) == 0
+        names = capsys.readouterr().out.split()
+        assert run('capsh', f'--decode={mask}').stdout.strip().partition('=')[2] == ','.join(names)
+    with pytest.raises(SystemExit, match='2'):
+        main(['decode', '1' + '0' * 16])
+
+
+def test_list_has_every_capability_with_its_meaning(capsys):
+    capabilities = from_json(capsys, 'list')['capabilities']
+    assert [one['name'] for one in capabilities] == [*CapSet.all()]
+    assert all(one['meaning'] for one in capabilities)
+    assert [one['number'] for one in capabilities] == [*range(len(capabilities))]
+    assert main(['list']) == 0
+    assert re.search(r'\n\* +cap_setuid +7 +become any user\n', capsys.readouterr().out)
 
 
 def test_examples_are_commands_that_parse():
@@ -404,10 +502,13 @@ def test_examples_are_commands_that_parse():
     assert tried > 30
 
 
-def test_version_is_that_of_the_distribution(capsys):
-    with pytest.raises(SystemExit) as raised:
-        main(['--version'])
-    assert raised.value.code == 0
+@pytest.mark.parametrize('word', ['--version', '-V', 'version'])
+def test_version_is_that_of_the_distribution(word, capsys):
+    if word.startswith('-'):
+        with pytest.raises(SystemExit, match='0'):
+            main([word])
+    else:
+        assert main([word]) == 0
     assert re.fullmatch(r'caps \d+\.\d+\.\d+\n', capsys.readouterr().out)
 
 

@@ -1,12 +1,14 @@
 """The documents of the command line, held against their shapes."""
 
+from typing import Any
+
 from caps.cli import parser
 from caps.cli.completion import places
 
 PARSERS = {place.strip(): command for place, command in places(parser())}
 
 
-def matches(shape, document):
+def matches(shape: Any, document: Any) -> bool:
     """Whether a document is of the shape that its command gives."""
     if isinstance(shape, dict):
         names = {key: key.removesuffix(' | null') for key in shape}

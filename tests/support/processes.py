@@ -1,11 +1,12 @@
 """Processes of tests: known by an argument, and waited for."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 
-def sleeping(argument):
+def sleeping(argument: str) -> list[int]:
     """The processes of sleep(1) with an argument."""
     found = []
     for path in Path('/proc').glob('[0-9]*/cmdline'):
@@ -15,7 +16,7 @@ def sleeping(argument):
     return found
 
 
-def wait_until(condition, seconds=30):
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, 'it never happened'
