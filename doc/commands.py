@@ -44,7 +44,8 @@ def spelled(action: argparse.Action) -> str:
 def arguments(one: argparse.ArgumentParser) -> nodes.definition_list:
     listed = nodes.definition_list()
     for action in one._actions:
-        if action.help and not COMMON & {*action.option_strings} and not action.choices:
+        is_told = action.option_strings or not action.choices  # a choice is told where it is named
+        if action.help and not COMMON & {*action.option_strings} and is_told:
             term = nodes.term('', '', *inline(spelled(action)))
             meaning = nodes.definition('', nodes.paragraph(text=action.help))
             listed += nodes.definition_list_item('', term, meaning)

@@ -1,14 +1,17 @@
-"""Draws one execve(2) and one launch by ppy, from the model in caps.explain.execve, as SVG.
+"""Draws one execve(2), one launch by ppy and one audit, from the models in caps, as SVG.
 
-python doc/figures.py DIRECTORY writes execve.svg and launch.svg there.
+python doc/figures.py DIRECTORY writes execve.svg, launch.svg and audit.svg there.
 """
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from caps import CapSet
+from caps.audit.search import search
+from caps.audit.types import Call, Run
 from caps.explain.execve import execve
 from caps.explain.ppy import ppy_state
 from caps.system.launcher import LAUNCHER_CAPS
@@ -47,7 +50,7 @@ def of_file(title: str, subtitle: str, caps: FileCaps) -> Column:
     return Column(title, subtitle, {**sets, 'effective': [FLAG] * caps.effective})
 
 
-def draw(title: str, columns: list[Column], flows: set[Flow]) -> str:
+def draw(title: str, columns: list[Column], flows: set[Flow], lanes: tuple[str, ...] = SETS) -> str:
     """A table with sets as lanes, and curves where a capability comes from.
 
     flows: from which column and set to which column and set, and the capability
@@ -56,10 +59,10 @@ def draw(title: str, columns: list[Column], flows: set[Flow]) -> str:
     colour = {word: COLOURS[number % len(COLOURS)] for number, word in enumerate(every)}
     heights = {
         name: 14 + LINE * max(1, *(len(one.words.get(name, ())) for one in columns))
-        for name in SETS
+        for name in lanes
     }
     tops, top = {}, TOP
-    for name in SETS:
+    for name in lanes:
         tops[name] = top
         top += heights[name] + 6
     pitch = COLUMN + GAP
@@ -76,7 +79,7 @@ def draw(title: str, columns: list[Column], flows: set[Flow]) -> str:
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         f'<text class="head" x="16" y="26">{escape(title)}</text>',
     ]
-    for name in SETS:
+    for name in lanes:
         y, h = tops[name], heights[name]
         lines.append(f'<rect class="lane" x="8" y="{y}" width="{width - 16}" height="{h}" rx="6"/>')
         lines.append(f'<text class="name" x="18" y="{y + h // 2 + 5}">{name}</text>')
@@ -92,7 +95,7 @@ def draw(title: str, columns: list[Column], flows: set[Flow]) -> str:
         path = f'M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}'
         lines.append(f'<path class="flow" d="{path}" stroke="{colour[word]}"/>')
     for number, one in enumerate(columns):
-        for name in SETS:
+        for name in lanes:
             if name in one.words and not one.words[name]:
                 x, y = LEFT + number * pitch, tops[name] + heights[name] // 2 + 5
                 lines.append(f'<text class="small" x="{x + 8}" y="{y}">empty</text>')
@@ -170,7 +173,37 @@ def launch_figure() -> str:
     return draw('What ppy makes of a script that is marked cap_net_raw=i', columns, flows)
 
 
-FIGURES = {'execve.svg': execve_figure, 'launch.svg': launch_figure}
+def audit_figure() -> str:
+    """An audit of a command that reads a closed directory and gives a file away."""
+    steps = {
+        ('openat', 'EACCES'): ('cap_dac_read_search', 'cap_dac_override'),
+        ('fchownat', 'EPERM'): ('cap_chown',),
+    }
+
+    def run(caps: CapSet) -> Run:
+        for (name, error), enough in steps.items():
+            if not caps & enough:
+                return Run(caps, 2, False, {Call(name, error, enough): 1})
+        return Run(caps, 0, True, {})
+
+    runs = search(run, CapSet.all()).runs
+    columns = []
+    for number, one in enumerate(runs, 1):
+        failures = [f'{name} {error}' for name, error in one.failures()]
+        ends = {'it has': [*one.caps], 'it is refused': [*one.refused], 'it ends': failures}
+        subtitle = 'it does its work' if one.is_done else 'it fails'
+        ends['it ends'] += [f'exit {one.status}']
+        columns.append(Column(f'run {number}', subtitle, ends))
+    flows = {
+        (number, 'it is refused', number + 1, 'it has', name)
+        for number, (one, after) in enumerate(pairwise(runs))
+        for name in one.refused & after.caps
+    }
+    lanes = 'it has', 'it is refused', 'it ends'
+    return draw('An audit of a command that needs two capabilities', columns, flows, lanes)
+
+
+FIGURES = {'execve.svg': execve_figure, 'launch.svg': launch_figure, 'audit.svg': audit_figure}
 
 if __name__ == '__main__':
     for name, figure in FIGURES.items():

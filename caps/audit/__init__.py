@@ -1,8 +1,6 @@
 """Which capabilities a command or a function needs, and the proof: it runs with less and more.
 
->>> from caps.audit import needs
->>> needs(lambda: open('/etc/shadow').close())
-CapSet('cap_dac_read_search')
+As root, ``needs(lambda: open('/etc/shadow').close())`` is ``CapSet('cap_dac_read_search')``.
 """
 
 from caps.audit.auditing import audit, needs

@@ -21,7 +21,11 @@ PR_SET_DUMPABLE = 4
 
 @dataclass(frozen=True)
 class Account:
-    """Who a command runs as."""
+    """Who a command runs as.
+
+    name, uid, gid, groups: the account
+    home, shell: for the environment
+    """
 
     name: str
     uid: int
@@ -34,6 +38,7 @@ class Account:
     def of(cls, user: str | int) -> Account:
         """The account with a name or a number.
 
+        user: the name or number.
         Raises LookupError where there is none.
         """
         entry = pwd.getpwuid(id_of('user', int(user) if str(user).isdecimal() else user))

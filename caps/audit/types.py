@@ -100,6 +100,7 @@ class Observation:
     command, account: as of an audit
     status: its exit status, negative for a signal
     refusals: what it was refused, as far as that means something
+    method, lost: how the run was observed, and how many events were lost
     """
 
     command: Sequence[str]

@@ -37,6 +37,7 @@ def answer(found: Found, verdicts: Iterable[Verdict]) -> tuple[CapSet | None, st
 def merge(audits: Iterable[Audit]) -> Audit:
     """One audit of all that several have shown: the command needs what it needs in any of them.
 
+    audits: each with an answer.
     Raises AuditError where one has no answer.
     """
     audits = list(audits)

@@ -36,3 +36,10 @@ def test_execve_leaves_out_what_the_bounding_set_lacks(figures):
 
 def test_launch_leaves_the_script_what_it_is_marked_with(figures):
     assert texts(figures.launch_figure()).count('cap_net_raw') == 3
+
+
+def test_audit_ends_with_what_is_needed_and_tries_less(figures):
+    drawn = texts(figures.audit_figure())
+    assert {'it has', 'it is refused', 'it ends', 'run 5'} <= {*drawn}
+    assert drawn.count('exit 0') == 2
+    assert drawn.count('exit 2') == 3
