@@ -24,6 +24,8 @@ from caps.state import Caps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from caps.dropping import drop
     from caps.iab import IAB
     from caps.raising import raised
@@ -47,8 +49,20 @@ _ROOMS = {
     'drop': 'dropping',
     'no_new_privs': 'secbits',
     'raised': 'raising',
+    'securebits': 'secbits',
     'set_no_new_privs': 'secbits',
 }
+
+
+def load(room: str, what: str) -> 'Any':
+    """A part of the package that is loaded when it is first used, which may be too late."""
+    try:
+        return __import__(f'caps.{room}', fromlist=[room])
+    except (ImportError, OSError) as error:
+        raise ImportError(
+            f'{what} needs a part of the package whose file is out of reach: import caps.{room} '
+            'before os.chroot(), or before the account changes'
+        ) from error
 
 
 if not TYPE_CHECKING:  # which would take any name for one of ours
@@ -58,12 +72,10 @@ if not TYPE_CHECKING:  # which would take any name for one of ours
             from importlib.metadata import version
 
             return version('caps-ppy')
-        if name == 'securebits':
-            from caps.secbits import SecureBits
-
-            return SecureBits.from_process()
         if name not in _ROOMS:
             raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-        room = __import__(f'caps.{_ROOMS[name]}', fromlist=[name])
+        room = load(_ROOMS[name], f'caps.{name}')
+        if name == 'securebits':
+            return room.SecureBits.from_process()
         value = globals()[name] = getattr(room, name)
         return value

@@ -1,6 +1,7 @@
 """Users and groups by name and by number; see passwd(5) and group(5)."""
 
 import grp
+import os
 import pwd
 
 
@@ -18,7 +19,15 @@ def id_of(kind: str, name: str | int) -> int:
     try:
         return pwd.getpwnam(name).pw_uid if kind == 'user' else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise LookupError(f'there is no {kind} {name!r}') from None
+        raise _no_account(kind, f'there is no {kind} {name!r}') from None
+
+
+def _no_account(kind: str, reason: str) -> LookupError:
+    """There is none, or nothing to look it up in."""
+    file = {'user': '/etc/passwd', 'group': '/etc/group'}[kind]
+    if not os.path.exists(file):
+        reason = f'{file} is not there: give numbers, or do this before os.chroot()'
+    return LookupError(reason)
 
 
 def ids_of(user: str | int | None, group: str | int | None) -> tuple[int | None, int | None]:
@@ -33,7 +42,7 @@ def ids_of(user: str | int | None, group: str | int | None) -> tuple[int | None,
     try:
         return uid, pwd.getpwuid(uid).pw_gid
     except KeyError:
-        raise LookupError(f'user {uid} has no account: name the group too') from None
+        raise _no_account('user', f'user {uid} has no account: name the group too') from None
 
 
 def user_name(uid: int) -> str:

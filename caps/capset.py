@@ -32,10 +32,13 @@ def bit_of(member: str | int) -> int:
 def unknown(member: object) -> ValueError:
     if str(member).lower().removeprefix('cap_') == 'all':
         return ValueError(f'{member!r} is not a capability; every one is CapSet.all()')
-    import difflib
-
     names = [name for name in NAMES if name.startswith('cap_')]
-    near = difflib.get_close_matches(str(member).lower(), names, 1, 0.5)
+    try:
+        import difflib
+
+        near = difflib.get_close_matches(str(member).lower(), names, 1, 0.5)
+    except (ImportError, OSError):  # after os.chroot(), say
+        near = []
     hint = f'; did you mean {near[0]!r}?' if near else ''
     return ValueError(f'{member!r} is not a capability{hint}')
 

@@ -18,6 +18,7 @@ from caps.threads import (
     prctl,
     require_permitted,
     run_calls,
+    thread_ids,
     thread_name,
 )
 
@@ -102,13 +103,13 @@ def _check_drop(
 
 def _statuses() -> 'Iterator[tuple[int, dict[str, str]]]':
     """The id and status of every living thread of the process."""
-    for thread in os.listdir('/proc/self/task'):
+    for thread in thread_ids():
         try:
             fields = status(f'/proc/self/task/{thread}')
         except (FileNotFoundError, ProcessLookupError):  # it has ended
             continue
         if fields['State'][0] not in 'ZX':  # in which it is listed, but has ended too
-            yield int(thread), fields
+            yield thread, fields
 
 
 def _numbers(fields: dict[str, str], name: str) -> list[int]:

@@ -3,7 +3,6 @@
 from _collections_abc import Iterable, Iterator, MutableSet
 
 from caps import _caps
-from caps.proc import status
 from caps.threads import NO_NEW_PRIVS, prctl, run_calls, run_with_setpcap
 
 # capabilities(7), "The securebits flags"; each is followed by the one that locks it.
@@ -113,7 +112,7 @@ class SecureBits(MutableSet[str]):
 
 def no_new_privs() -> bool:
     """Whether execve(2) can no longer give the calling thread privilege; see prctl(2)."""
-    return status('/proc/thread-self')['NoNewPrivs'] == '1'
+    return _caps.no_new_privs()
 
 
 def set_no_new_privs(*, all_threads: bool = True) -> None:

@@ -275,8 +275,9 @@ class Caps(State):
     def _apply_to_process(self, all_threads: bool) -> None:
         try:
             if all_threads:
-                from caps import threads
+                from caps import load
 
+                threads = load('threads', 'this')
                 threads.require_permitted(self._permitted)
                 threads.run_calls([threads.capset(*self._masks)], all_threads=True)
             else:
@@ -286,10 +287,14 @@ class Caps(State):
 
     def _refusal(self) -> str:
         """Which rule of capset(2) this state breaks in the calling thread, '' for none."""
-        from caps import refusals
+        from caps import load
 
+        try:
+            refusals = load('refusals', 'this')
+        except ImportError:  # the kernel's own word has to do
+            return ''
         now = Caps.from_process()
-        return refusals.of_capset(self._three, now._three)
+        return str(refusals.of_capset(self._three, now._three))
 
 
 def _place(file: 'File') -> 'Path | int':

@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     Step = tuple[str, tuple[int | bytes, ...]]  # what it is for a reader, what for syscall(2)
 
 
+# Which every call on all threads needs.
+_NO_PROC = (
+    'nothing was changed: /proc, which all threads are found by, is not there: do this before '
+    'os.chroot(), or mount /proc'
+)
+
+
+def thread_ids() -> list[int]:
+    """The threads of the process."""
+    try:
+        return list(map(int, os.listdir('/proc/self/task')))
+    except FileNotFoundError as error:
+        raise OSError(error.errno, _NO_PROC) from None
+
+
 def run_calls(steps: 'Sequence[Step]', all_threads: bool) -> None:
     """Make system calls in turn, on this thread or on all; OSError says how far that got."""
     failure = _caps.system_calls([call for _, call in steps], all_threads)
@@ -50,6 +65,8 @@ def run_calls(steps: 'Sequence[Step]', all_threads: bool) -> None:
         }
         reading = f'reading /proc/self/task: {os.strerror(number)}'
         reason = f'nothing was changed: {reasons.get(number, reading)}'
+        if number == errno.ENOENT:
+            reason = _NO_PROC
     raise OSError(number, reason)
 
 
@@ -110,7 +127,7 @@ def require_permitted(permitted: CapSet) -> None:
     """OSError if a thread has less permitted than all threads shall have."""
     import errno
 
-    for thread in map(int, os.listdir('/proc/self/task')):
+    for thread in thread_ids():
         try:
             missing = permitted - CapSet.from_mask(masks_of(thread)[1])
         except ProcessLookupError:  # it has ended

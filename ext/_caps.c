@@ -155,6 +155,7 @@ static PyMethodDef methods[] = {
     FUNCTION(canonical_iab, METH_VARARGS),
     FUNCTION(system_calls, METH_VARARGS),
     FUNCTION(securebits, METH_NOARGS),
+    FUNCTION(no_new_privs, METH_NOARGS),
     FUNCTION(names, METH_NOARGS),
     FUNCTION(max_bits, METH_NOARGS),
     FUNCTION(find_in, METH_VARARGS),

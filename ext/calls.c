@@ -70,6 +70,18 @@ PyObject *system_calls(PyObject *module, PyObject *args)
 		       : NULL;
 }
 
+const char no_new_privs_doc[] =
+    "no_new_privs(/)\n--\n\n"
+    "Whether execve(2) can give the calling thread no privilege any more. "
+    "Calls PR_GET_NO_NEW_PRIVS of prctl(2).";
+
+PyObject *no_new_privs(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	return PyBool_FromLong(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
+}
+
 /* 32-bit kernels keep the narrow ids of old under the plain names. */
 #ifdef SYS_setresuid32
 enum { SETRESUID = SYS_setresuid32, SETRESGID = SYS_setresgid32, SETGROUPS = SYS_setgroups32 };

@@ -44,7 +44,7 @@ CALLS = {
          "{cls}(['5']).{name}({cls}(['5', '30']))"),
         ('CapSet SecureBits', '__iter__', "list({cls}(['5', '30']))"),
         ('CapSet SecureBits', 'remove', "{cls}(['5', '30']).remove('5')"),
-        ('_caps', 'max_bits names securebits', '_caps.{name}()'),
+        ('_caps', 'max_bits names no_new_privs securebits', '_caps.{name}()'),
         ('_caps', 'get_iab get_process', '_caps.{name}(0); _caps.{name}(1)'),
         ('raised', '__enter__ __exit__', 'in_a_thread(enter, raising)'),
     ]
