@@ -184,8 +184,8 @@ def test_nothing_is_left_behind_by(name, left_behind):
 
 # What is made wrong, in which source, and the call that must be found to leave something.
 PLANTED = {
-    'text': ('ext/_caps.c', 'CAPS_OWNED char *text = caps', 'char *text = caps', 'Caps.__str__'),
-    'state': ('ext/_caps.c', 'CAPS_OWNED cap_t caps = text', 'cap_t caps = text', 'Caps.remove'),
+    'text': ('ext/text.h', 'CAPS_OWNED char *text = caps', 'char *text = caps', 'Caps.__str__'),
+    'state': ('ext/files.c', 'CAPS_OWNED cap_t caps = text', 'cap_t caps = text', 'Caps.remove'),
     'object': ('ext/find.c', 'Py_XDECREF(item);', '', '_caps.find_in'),
     'object of a failure': ('ext/calls.c', 'Py_XDECREF(thread);', '', '_caps.system_calls'),
     'descriptor': ('ext/find.c', 'closedir(place->directory);', ';', '_caps.find_in'),
