@@ -176,9 +176,10 @@ class Sanitized:
         return ''.join(path.read_text() for path in self.logs.iterdir())
 
 
-# What cannot hold under AddressSanitizer: it keeps freed memory, and a child forked beside another
-# thread may find its locks taken.
-NOT_SANITIZED = ['thousands_of_calls_leave_nothing', 'forks_at_the_same_time']
+# What cannot hold under AddressSanitizer: it keeps freed memory, a child forked beside another
+# thread may find its locks taken, and an exception of C++, as greenlet's, is unknown to it where
+# the program itself is not of C++.
+NOT_SANITIZED = ['thousands_of_calls_leave_nothing', 'forks_at_the_same_time', 'in_a_greenlet']
 
 
 @pytest.fixture
