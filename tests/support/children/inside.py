@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from caps import CapSet
+
 Fields = dict[str, str | int]
 FIELDS = 'Uid', 'Gid', 'Groups', 'CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs'
 
@@ -36,6 +38,15 @@ def threads() -> dict[int, Fields]:
 def seen(field: str) -> set[str | int]:
     """The values that a field has in this process's threads."""
     return {fields[field] for fields in threads().values()}
+
+
+def ended(kept: str = '', uid: int = 0, gid: int = 0, groups: str = '') -> None:
+    """Every thread has exactly such sets, ids and groups."""
+    mask = CapSet(kept).mask
+    wanted = {'CapPrm': mask, 'CapEff': mask, 'CapInh': 0, 'CapAmb': 0, 'Groups': groups}
+    wanted |= {name: '\t'.join([str(id)] * 4) for name, id in (('Uid', uid), ('Gid', gid))}
+    for name, value in wanted.items():
+        assert seen(name) == {value}, (name, seen(name), value)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
