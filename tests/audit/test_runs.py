@@ -13,7 +13,8 @@ from caps.audit import Account, AuditError, Options, audit
 from caps.audit.auditing import needs
 from caps.audit.setup import can_give
 from support import needs_root, run
-from support.processes import sleeping, wait_until
+from support.children.inside import wait_for
+from support.processes import sleeping
 
 pytestmark = needs_root
 
@@ -198,13 +199,13 @@ def test_nothing_outlives_an_audit_that_is_killed(account, sleeper, scene):
     code = 'import sys; from caps.audit import *; audit(["sh", "-c", sys.argv[1]])'
     audit_process = subprocess.Popen([sys.executable, '-c', code, words], cwd='/')
     try:
-        wait_until(lambda: len(sleeping(sleeper)) == 4)
+        wait_for(lambda: len(sleeping(sleeper)) == 4)
         children = Path(f'/proc/{audit_process.pid}/task/{audit_process.pid}/children').read_text()
     finally:
         audit_process.kill()
         audit_process.wait()
-    wait_until(lambda: not sleeping(sleeper))
-    wait_until(lambda: not any(Path('/proc', pid).exists() for pid in children.split()))
+    wait_for(lambda: not sleeping(sleeper))
+    wait_for(lambda: not any(Path('/proc', pid).exists() for pid in children.split()))
 
 
 def test_nothing_outlives_an_audit_that_is_interrupted(sleeper):
@@ -213,7 +214,7 @@ def test_nothing_outlives_an_audit_that_is_interrupted(sleeper):
         [sys.executable, '-c', code, sleeper], cwd='/', stderr=subprocess.DEVNULL
     )
     try:
-        wait_until(lambda: len(sleeping(sleeper)) == 1)
+        wait_for(lambda: len(sleeping(sleeper)) == 1)
     finally:
         audit_process.send_signal(signal.SIGINT)
         audit_process.wait(30)
@@ -226,13 +227,13 @@ def test_run_ends_with_a_keeper_that_is_killed(account, sleeper):
     audit_process = subprocess.Popen(
         [sys.executable, '-c', code, sleeper], cwd='/', stderr=subprocess.PIPE, text=True
     )
-    wait_until(lambda: len(sleeping(sleeper)) == 1)
+    wait_for(lambda: len(sleeping(sleeper)) == 1)
     children = Path(f'/proc/{audit_process.pid}/task/{audit_process.pid}/children').read_text()
     (keeper,) = map(int, children.split())
     os.kill(keeper, signal.SIGKILL)
     _, errors = audit_process.communicate(timeout=30)
     assert 'the process that starts the command was killed' in errors
-    wait_until(lambda: not sleeping(sleeper))
+    wait_for(lambda: not sleeping(sleeper))
 
 
 def test_account_that_is_none_is_refused():

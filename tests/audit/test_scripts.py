@@ -10,7 +10,8 @@ import pytest
 from caps import Caps, CapSet
 from caps.audit import AuditError, Options, audit
 from support import needs_root
-from support.processes import sleeping, wait_until
+from support.children.inside import wait_for
+from support.processes import sleeping
 
 pytestmark = needs_root
 
@@ -76,14 +77,14 @@ def test_mark_is_what_it_was_however_the_audit_ends(ppy, script, sleeper, ending
     command = [sys.executable, '-c', code, str(path), str(ppy.path)]
     running = subprocess.Popen(command, cwd='/', stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: sleeping(sleeper))
+        wait_for(lambda: sleeping(sleeper))
         assert mark_of(path) == 'cap_net_raw=i'  # also meanwhile
         running.send_signal(ending)
         running.wait(30)
     finally:
         running.kill()
         running.wait()
-    wait_until(lambda: not sleeping(sleeper))
+    wait_for(lambda: not sleeping(sleeper))
     assert mark_of(path) == 'cap_net_raw=i'
     assert [entry.name for entry in Path(path).parent.iterdir()] == [path.name]
     assert str(path.parent) not in Path('/proc/self/mounts').read_text()

@@ -1,7 +1,6 @@
-"""Processes of tests: known by an argument, and waited for."""
+"""Processes of tests, known by an argument."""
 
-import time
-from collections.abc import Callable
+
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,10 +13,3 @@ def sleeping(argument: str) -> list[int]:
             if path.read_bytes().split(b'\0')[:2] == [b'sleep', argument.encode()]:
                 found.append(int(path.parent.name))
     return found
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, 'it never happened'
-        time.sleep(0.01)
