@@ -39,6 +39,11 @@ def run(
     return subprocess.run([str(word) for word in command], **options)
 
 
+def program(name: str) -> str:
+    """The text of a program of tests/support/children, for who cannot read the file."""
+    return (CHILDREN / f'{name}.py').read_text()
+
+
 def python(code: str, *arguments: object, **options: Any) -> str:
     """Run code in a child, since what it does to its process cannot be undone; its output."""
     result = run(sys.executable, '-c', code, *arguments, **options)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support import needs, needs_root, run
+from support import needs, needs_root, program, run
 from support.accounts import Account
 from support.attacks import PYTHON
 from support.launchers import MODES, make_launcher
@@ -114,64 +114,13 @@ def test_refusal_at_the_very_end_names_the_caller(log, script, accounts, scene):
     )
 
 
-# Start a program as an account, and before it opens the n-th descriptor leave it none, where the
-# account may: no tracer tells it the moment, but it has any number of tries.
-DEPRIVE = """
-import contextlib, ctypes, os, platform, resource, signal, sys
-SEIZE, CONT, SYSCALL, DETACH, TRACESYSGOOD, TRACEEXEC, EXECUTED = 0x4206, 7, 24, 17, 1, 16, 4
-libc = ctypes.CDLL(None, use_errno=True)
-libc.ptrace.argtypes = [ctypes.c_long] * 4
-def ptrace(*arguments):
-    if libc.ptrace(*arguments) < 0:
-        raise OSError(ctypes.get_errno(), 'ptrace')
-def wait():
-    status = os.waitpid(pid, os.WUNTRACED)[1]
-    if not os.WIFSTOPPED(status):
-        print('ended')
-        sys.exit()
-    return status >> 16
-def become(uid):
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-uid, number = map(int, sys.argv[1:3])
-pid = os.fork()
-if not pid:
-    become(uid)
-    os.kill(os.getpid(), signal.SIGSTOP)
-    os.execv(sys.argv[3], sys.argv[3:])
-wait()
-ptrace(SEIZE, pid, 0, TRACESYSGOOD | TRACEEXEC)
-os.kill(pid, signal.SIGCONT)
-while wait() != EXECUTED:
-    ptrace(CONT, pid, 0, 0)
-opening = {'x86_64': (257, 41), 'aarch64': (56, 198)}[platform.machine()]  # openat and socket
-while number >= 0:
-    ptrace(SYSCALL, pid, 0, 0)
-    wait()
-    number -= int(open(f'/proc/{pid}/syscall').read().split()[0]) in opening
-    if number >= 0:
-        ptrace(SYSCALL, pid, 0, 0)
-        wait()
-if not os.fork():
-    become(uid)
-    with contextlib.suppress(PermissionError):
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, 4))
-        print('limited', flush=True)
-    os._exit(0)
-os.wait()
-ptrace(DETACH, pid, 0, 0)
-os.waitpid(pid, 0)
-"""
-
-
 @on_a_dev_of_its_own
 @needs('cap_sys_ptrace')
 def test_caller_keeps_no_launch_out_of_the_log_by_taking_its_descriptors(log, script, accounts):
     path, number, ended = script('echo ran', 'cap_kill=i'), 0, False
     log.account = Account('root', 0, 0)
     while not ended:
-        start = [PYTHON, '-c', DEPRIVE, accounts.attacker.uid, number]
+        start = [PYTHON, '-c', program('deprive'), accounts.attacker.uid, number]
         done, lines = log.lines(path, *start)
         assert done.returncode == 0, done.stderr
         assert len(lines) == 1, f'at descriptor {number}'

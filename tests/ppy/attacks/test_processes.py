@@ -4,38 +4,11 @@ import subprocess
 
 import pytest
 
-from support import needs_root, run
+from support import needs_root, program, run
 from support.attacks import PYTHON, assert_only_naive_loses
 from support.launchers import MODES
 
 pytestmark = needs_root
-
-REACH = """
-import ctypes, os, sys
-pid, libc = int(sys.argv[1]), ctypes.CDLL(None, use_errno=True)
-def attach():
-    if libc.ptrace(16, pid, None, None) < 0:
-        raise OSError
-def memory():
-    os.open(f'/proc/{pid}/mem', os.O_RDWR)
-def environment():
-    open(f'/proc/{pid}/environ', 'rb').read()
-def descriptors():
-    os.listdir(f'/proc/{pid}/fd')
-def map():
-    open(f'/proc/{pid}/maps').read()
-def kill():
-    os.kill(pid, 0)
-def limit():
-    import resource
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 3))
-for attempt in attach, memory, environment, descriptors, map, kill, limit:
-    try:
-        attempt()
-        print(attempt.__name__)
-    except OSError:
-        pass
-"""
 
 
 def reached(launcher, path, account):
@@ -45,7 +18,9 @@ def reached(launcher, path, account):
     with subprocess.Popen([launcher.path, path], **pipes, **options) as process:
         try:
             assert process.stdout.readline() == b'ready\n'
-            return set(run(PYTHON, '-c', REACH, process.pid, account=account).stdout.split())
+            return set(
+                run(PYTHON, '-c', program('reach'), process.pid, account=account).stdout.split()
+            )
         finally:
             process.kill()
 
@@ -99,20 +74,9 @@ def test_child_left_behind_makes_children_of_the_script_that_only_a_wait_for_any
     assert done.stdout == '0 1\n'  # no launcher can prevent it, which SECURITY.md says
 
 
-TRACE = """
-import ctypes, os, sys
-libc = ctypes.CDLL(None)
-pid = os.fork()
-if not pid:
-    libc.ptrace(0, 0, None, None)
-    os.execv(sys.argv[1], sys.argv[1:])
-while not os.WIFEXITED(status := os.waitpid(pid, 0)[1]) and not os.WIFSIGNALED(status):
-    libc.ptrace(7, pid, None, None)
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
-
-
 def test_launcher_does_not_run_a_script_under_a_debugger(launchers, script, accounts):
     path = script('echo ran', 'cap_kill=i')
-    done = run(PYTHON, '-c', TRACE, launchers('sh').path, path, account=accounts.attacker)
+    done = run(
+        PYTHON, '-c', program('trace'), launchers('sh').path, path, account=accounts.attacker
+    )
     assert_only_naive_loses(launchers('sh'), 'ran' in done.stdout, done)
