@@ -82,7 +82,9 @@ class Output:
         """Say on standard error what went wrong; it is in the document too."""
         message = str(error.args[0] if isinstance(error, KeyError) else error)
         if isinstance(error, OSError) and error.strerror:
-            named = f'{os.fsdecode(error.filename)}: ' if error.filename is not None else ''
+            # A descriptor, which can be in the place of a name, says nothing to a reader.
+            has_name = isinstance(error.filename, (str, bytes))
+            named = f'{os.fsdecode(error.filename)}: ' if has_name else ''
             message = f'{named}{error.strerror}'
         self.problems.append(message)
         print(f'caps: {escaped(message)}', file=sys.stderr)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from caps import CapSet
-from caps.cli.documents import PROBLEMS, Document
+from caps import Caps, CapSet
+from caps.cli.documents import PROBLEMS, STATE, Document, state
 from caps.cli.output import Output
 from caps.cli.parsers import Commands, Parser
 
@@ -25,9 +25,26 @@ examples:
   sudo caps ppy status
       after an upgrade of Python: says whether to install again
 
-  sudo setcap cap_dac_read_search=i backup.py
-  ppy backup.py
+  sudo caps ppy mark backup.py cap_dac_read_search --owner backup --group operator --to /srv
+  ppy /srv/backup.py
       the script runs as its owner, and may activate cap_dac_read_search
+"""
+MARK = """\
+The script gets an owner, a group, mode 750 and a mark, and is checked as ppy would; or nothing is
+changed. It runs as its owner and group. The owner and members of the group may start it; whoever
+starts it chooses its arguments and working directory.
+
+CAPS is a list of capabilities, or capability text with =i.
+
+examples:
+  sudo caps ppy mark backup.py cap_dac_read_search --owner backup --group operator --to /srv
+      a copy in /srv; the last line printed is the one that starts it
+  sudo caps ppy mark /srv/ping.py cap_net_raw
+      where it is, and as whose it is
+"""
+UNMARK = """\
+examples:
+  sudo caps ppy unmark /srv/backup.py
 """
 SHAPE: Document = {
     'ppy': 'str',
@@ -41,6 +58,15 @@ SHAPE: Document = {
     'version': 'str | null',
     **PROBLEMS,
 }
+MARKED: Document = {
+    'path': 'str',
+    'owner': 'str',
+    'group': 'str',
+    'command': 'str',
+    **STATE,
+    **PROBLEMS,
+}
+UNMARKED: Document = {'path': 'str', **PROBLEMS}
 REMOVED: Document = {'ppy': 'str', **PROBLEMS}
 
 
@@ -65,6 +91,17 @@ def add(commands: Commands) -> None:
     text = 'say what is installed and what is wrong with it'
     _add_place(group.add('status', status, text, EXAMPLES, SHAPE))
     _add_place(group.add('remove', remove, 'take it away', EXAMPLES, REMOVED))
+    parser = group.add('mark', mark, 'make a script ready for it', MARK, MARKED)
+    parser.add_argument('script', metavar='SCRIPT')
+    parser.add_argument('caps', type=_text, metavar='CAPS')
+    parser.add_argument(
+        '--owner', metavar='USER', help="whom it runs as; default: the script's owner"
+    )
+    parser.add_argument('--group', metavar='GROUP', help='whose members may start it')
+    parser.add_argument('--to', metavar='DIR', help='copy it there; default: take it where it is')
+    _add_place(parser)
+    parser = group.add('unmark', unmark, 'take the mark of a script away', UNMARK, UNMARKED)
+    parser.add_argument('script', metavar='SCRIPT')
 
 
 def _add_place(parser: Parser) -> None:
@@ -99,6 +136,41 @@ def remove(arguments: argparse.Namespace, out: Output) -> bool:
 
     ppy.remove(arguments.prefix, arguments.name)
     out.document = {'ppy': os.path.join(arguments.prefix, 'bin', arguments.name)}
+    return True
+
+
+def _text(text: str) -> Caps:
+    from caps.admin.mark import inheritable
+
+    try:
+        return inheritable(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def mark(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.admin.mark import mark
+
+    place = {'to': arguments.to, 'prefix': arguments.prefix, 'name': arguments.name}
+    script = mark(arguments.script, arguments.caps, arguments.owner, arguments.group, **place)
+    out.document = {
+        'path': script.path,
+        'owner': script.owner,
+        'group': script.group,
+        'command': script.command,
+        **state(script.caps),
+    }
+    out.line(script.path, str(script.caps), style='yellow')
+    out.line(f'  runs as user {script.owner}, group {script.group}')
+    out.line(f'  started by {script.owner} and members of {script.group}:')
+    out.line(script.command)
+    return True
+
+
+def unmark(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.admin.mark import unmark
+
+    out.document = {'path': unmark(arguments.script)}
     return True
 
 

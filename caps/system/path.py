@@ -11,8 +11,8 @@ from caps.system.types import Process
 NOBODY = 65534  # the kernel's overflow id
 
 
-def strangers(directory: str) -> Iterator[str]:
-    """Who else than root can change what a path without links leads to."""
+def strangers(directory: str, owner: int = 0) -> Iterator[str]:
+    """Who else than root and one owner can change what a path without links leads to."""
     for path, info in way(directory):
         if not stat.S_ISDIR(info.st_mode):
             yield f'{path} is no directory'
@@ -21,8 +21,9 @@ def strangers(directory: str) -> Iterator[str]:
                 f'{path} belongs to nobody, or to an account that this user namespace does not '
                 'have: use another directory'
             )
-        elif info.st_uid:
-            yield f'{path} belongs to uid {info.st_uid}, not to root: use another directory'
+        elif info.st_uid not in (0, owner):
+            them = f'uid {owner} or root' if owner else 'root'
+            yield f'{path} belongs to uid {info.st_uid}, not to {them}: use another directory'
         is_sticky = info.st_mode & stat.S_ISVTX
         is_open = info.st_mode & 0o022 and not (is_sticky and path != directory)
         if is_open and stat.S_ISDIR(info.st_mode):

@@ -571,7 +571,7 @@ def test_fish_completes_subcommands_options_and_files(tmp_path):
         return [one.split('\t')[0] for one in done.stdout.splitlines()]
 
     assert offered('caps sh') == ['show']
-    assert offered('caps ppy ') == ['install', 'remove', 'status']
+    assert offered('caps ppy ') == ['install', 'mark', 'remove', 'status', 'unmark']
     assert offered('caps ppy install --allow') == ['--allow', '--allow-root']
     assert offered('caps get some') == ['some-file']
     assert offered('caps completion ') == ['bash', 'fish', 'zsh']
