@@ -4,36 +4,58 @@ import argparse
 import shlex
 from collections.abc import Iterator
 
+from caps import CapSet
 from caps.cli.output import Output
 from caps.cli.parsers import Commands, Parser
+
+# What completes an argument, by the name that stands for it in help.
+BASH_VALUES = {
+    'USER': 'compgen -u -- "$last"',
+    'GROUP': 'compgen -g -- "$last"',
+    'CAPS': 'compgen -W "{names}" -- "$last"',
+}
+ZSH_VALUES = {'USER': '_users', 'GROUP': '_groups', 'CAPS': 'compadd -- {names}'}
+FISH_VALUES = {
+    'USER': "-a '(__fish_complete_users)'",
+    'GROUP': "-a '(__fish_complete_groups)'",
+    'CAPS': "-a '{names}'",
+}
 
 # The words so far that name subcommands are the place; files are offered where nothing else is.
 BASH = """\
 _caps() {{
-    local word place='' names='' options='' last=${{COMP_WORDS[COMP_CWORD]}}
+    local word place='' names='' options='' files='' last=${{COMP_WORDS[COMP_CWORD]}}
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
         case "$place $word" in {places}) place="$place $word" ;; esac
     done
+    case "$place ${{COMP_WORDS[COMP_CWORD-1]}}" in
+{values}
+    esac
     case "$place" in
 {table}
     esac
     [[ $last == -* ]] && names=$options
     COMPREPLY=($(compgen -W "$names" -- "$last"))
+    [[ -n $files ]] && COMPREPLY+=($(compgen -f -- "$last"))
 }}
 complete -o bashdefault -o default -F _caps caps
 """
 ZSH = """\
 #compdef caps
 _caps() {{
-    local word place='' names='' options=''
+    local word place='' names='' options='' files=''
     for word in "${{(@)words[2,CURRENT-1]}}"; do
         case "$place $word" in {places}) place="$place $word" ;; esac
     done
+    case "$place $words[CURRENT-1]" in
+{values}
+    esac
     case "$place" in
 {table}
     esac
     [[ $words[CURRENT] == -* ]] && names=$options
-    if [[ -n $names ]]; then compadd -- ${{=names}}; else _files; fi
+    [[ -n $names ]] && compadd -- ${{=names}}
+    [[ -z $names || -n $files ]] && _files
 }}
 if [[ $funcstack[1] == _caps ]]; then _caps "$@"; else compdef _caps caps; fi
 """
@@ -73,16 +95,37 @@ def script(shell: str, parser: Parser) -> str:
     tree = list(places(parser))
     words = [shlex.quote(place) for place, _ in tree if place]
     if shell == 'fish':
-        table = [line for place, one in tree for line in _fish(place, one)]
+        table = [line for place, command in tree for line in _fish(place, command)]
         return FISH.format(places=' '.join(words), table='\n'.join(table))
     table = [
         f'        {shlex.quote(place)})'
-        f' names={shlex.quote(" ".join(_names(one)))}'
-        f' options={shlex.quote(" ".join(_options(one)))} ;;'
-        for place, one in tree
+        f' names={shlex.quote(" ".join(_names(command)))}'
+        f' options={shlex.quote(" ".join(_options(command)))}{" files=1" * _takes_caps(command)} ;;'
+        for place, command in tree
     ]
-    template = {'bash': BASH, 'zsh': ZSH}[shell]
-    return template.format(places='|'.join(words), table='\n'.join(table))
+    template, kinds = {'bash': (BASH, BASH_VALUES), 'zsh': (ZSH, ZSH_VALUES)}[shell]
+    values = [
+        f'        {shlex.quote(f"{place} {option}")})'
+        f' {_value(shell, kinds[str(action.metavar)])}; return ;;'
+        for place, command in tree
+        for action in command._actions
+        for option in action.option_strings
+        if action.metavar in kinds
+    ]
+    return template.format(places='|'.join(words), table='\n'.join(table), values='\n'.join(values))
+
+
+def _value(shell: str, how: str) -> str:
+    how = how.format(names=' '.join(CapSet.all()))
+    return f'COMPREPLY=($({how}))' if shell == 'bash' else how
+
+
+def _takes_caps(parser: argparse.ArgumentParser) -> bool:
+    """Whether an argument is capability text, beside which there are files."""
+    return any(
+        str(action.metavar).split(' ')[0] in ('CAPS', 'TEXT') and not action.option_strings
+        for action in parser._actions
+    )
 
 
 def places(parser: Parser, place: str = '') -> Iterator[tuple[str, Parser]]:
@@ -102,6 +145,8 @@ def _names(parser: argparse.ArgumentParser) -> dict[str, str]:
             found |= {each.dest: each.help or '' for each in action._choices_actions}
         elif action.choices and not action.option_strings:
             found |= dict.fromkeys(action.choices, '')
+    if _takes_caps(parser):
+        found |= dict.fromkeys(CapSet.all(), '')
     return found
 
 
@@ -111,12 +156,15 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _fish(place: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     start = f'complete -c caps -n {shlex.quote(f"__caps_at {shlex.quote(place)}")}'
+    only = '' if _takes_caps(parser) else ' -f'
     for name, text in _names(parser).items():
-        yield f'{start} -f -a {name} -d {_fish_quoted(text)}'
+        yield f'{start}{only} -a {name} -d {_fish_quoted(text)}'
     for action in parser._actions:
         for option in action.option_strings:
             kind = f'-l {option[2:]}' if option.startswith('--') else f'-s {option[1:]}'
             value = '' if action.nargs == 0 else ' -r'
+            if how := FISH_VALUES.get(str(action.metavar)):
+                value = f' -x {how.format(names=" ".join(CapSet.all()))}'
             yield f'{start} {kind}{value} -d {_fish_quoted(action.help or "")}'
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
+
 
 STYLES = {'bold': '\x1b[1m', 'yellow': '\x1b[33m', 'red': '\x1b[31m', 'dim': '\x1b[2m'}
 
@@ -22,6 +24,40 @@ def _escape(char: str) -> str:
     if '\udc80' <= char <= '\udcff':  # a byte that is not UTF-8, as os.fsdecode passes it on
         return f'\\x{ord(char) - 0xDC00:02x}'
     return char.encode('unicode_escape').decode()
+
+
+def folded(text: str, width: int) -> list[str]:
+    """Lines of at most a width, where words and what follows a comma allow it."""
+    lines = ['']
+    for word in _words(text):
+        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
+            lines.append('')
+        lines[-1] += word
+    return [line.rstrip() for line in lines]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r'[^ ,]*[ ,]*', text)
+
+
+def _narrowest(text: str) -> int:
+    return max(len(word.rstrip()) for word in _words(text))
+
+
+def _column_widths(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> list[int] | None:
+    """Columns that fit into a width, the widest folded first; None where no folding does it."""
+    columns = [*zip(headers, *rows, strict=True)]
+    widths = [max(map(len, column)) for column in columns]
+    least = [max(map(_narrowest, column)) for column in columns]
+    if sum(least) > width:
+        return None
+    while sum(widths) > width:
+        foldable = [n for n in range(len(widths)) if widths[n] > least[n]]
+        widest = max(foldable, key=lambda n: widths[n])
+        widths[widest] -= 1
+    return widths
 
 
 class Output:
@@ -70,13 +106,26 @@ class Output:
             from rich.text import Text
         except ImportError:
             return False
+        console = Console(highlight=False, no_color=not self.has_colour)
+        rows = [[escaped(cell) for cell in row] for row in rows]
+        widths = _column_widths(headers, rows, console.width - 3 * len(headers))
+        if widths is None:
+            for row in rows:
+                self._stacked(headers, row, console.width)
+            return True
         drawn = Table(*headers, box=SIMPLE_HEAD, pad_edge=False)
-        for column in drawn.columns:
-            column.overflow = 'fold'
         for row in rows:
-            drawn.add_row(*(Text(escaped(cell)) for cell in row))
-        Console(highlight=False, no_color=not self.has_colour).print(drawn)
+            cells = zip(row, widths, strict=True)
+            drawn.add_row(*(Text('\n'.join(folded(cell, width))) for cell, width in cells))
+        console.print(drawn)
         return True
+
+    def _stacked(self, headers: Sequence[str], row: Sequence[str], width: int) -> None:
+        """A row of a table that does not fit: its cells one below the other."""
+        for header, cell in zip(headers, row, strict=True):
+            start = f'{header if cell is row[0] else "  " + header:<10}'
+            if cell:
+                print(start + f'\n{" " * 10}'.join(folded(cell, max(width - 12, 1))))
 
     def problem(self, error: Exception | str) -> None:
         """Say on standard error what went wrong; it is in the document too."""

@@ -82,7 +82,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         '--setuid', action=either, help='set-user-ID root instead of file capabilities'
     )
-    parser.add_argument('--group', metavar='NAME', help='may execute the capped copy directly')
+    parser.add_argument('--group', metavar='GROUP', help='may execute the capped copy directly')
     parser.add_argument('--allow', metavar='CAPS', help='what scripts can be given; default: all')
     parser.add_argument('--allow-root', action=either, help="launch root's scripts as well")
     parser.add_argument(

@@ -64,7 +64,7 @@ def add(commands: Commands) -> None:
     parser = group.add('mark', mark, text, MARK, SHAPE)
     parser.add_argument('directory', metavar='DIR')
     parser.add_argument('caps', type=_text, metavar='CAPS')
-    parser.add_argument('--group', metavar='NAME', help='only its members may run the copy')
+    parser.add_argument('--group', metavar='GROUP', help='only its members may run the copy')
     text = 'say how its python is marked and what is wrong with it'
     parser = group.add('status', status, text, STATUS, SHAPE)
     parser.add_argument('directory', metavar='DIR')

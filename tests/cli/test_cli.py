@@ -1,5 +1,6 @@
 """The command line, with libcap's and libcap-ng's own tools as the referees."""
 
+import getpass
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from caps import Caps, CapSet
+from caps import IAB, Caps, CapSet
 from caps.cli import main, parser
 from caps.cli.output import escaped
 from caps.system.launcher import NAME, PREFIX
@@ -536,6 +537,9 @@ def test_shell_completes_subcommands_options_and_files(shell, tmp_path):
         'caps ppy ins\t--allow-r\t',
         'caps get some-f\t',
         'caps completion zs\t',
+        'caps set cap_wake\t some-f\t',
+        f'caps explain --as {getpass.getuser()[:-1]}\t',
+        'caps ppy install --allow cap_net_bi\t',
         'exit',
     ]
     master, slave = os.openpty()
@@ -556,7 +560,18 @@ def test_shell_completes_subcommands_options_and_files(shell, tmp_path):
         'ppy install --allow-root',
         'get some-file',
         'completion zsh',
+        'set cap_wake_alarm some-file',
+        f'explain --as {getpass.getuser()}',
+        'ppy install --allow cap_net_bind_service',
     ]
+
+
+@pytest.mark.parametrize('columns', [30, 60, 100, 200])
+def test_table_on_a_terminal_folds_between_words(columns, limited):
+    screen = on_terminal('show', '--tree', limited, columns=columns)
+    assert max(map(len, re.sub(r'\x1b\[[\d;]*m', '', screen).splitlines())) <= columns
+    words = re.findall(r'cap_\w+', str(Caps.from_process(limited)) + str(IAB.from_process(limited)))
+    assert {*words} <= {*re.findall(r'\bcap_\w+', screen)}
 
 
 @pytest.mark.skipif(not shutil.which('fish'), reason='no fish')

@@ -1,6 +1,5 @@
 """Processes of tests, known by an argument."""
 
-
 from contextlib import suppress
 from pathlib import Path
 
