@@ -5,7 +5,7 @@ MODULES = $(shell find caps -name "*.py*")
 C_FILES = $(wildcard ext/*.[ch] wrapper/*.[ch] tests/support/*.c bench/*.c)
 # Debian's names; on another system their equivalents must be there already.
 PACKAGES = gcc libc6-dev libcap-dev libcap2-bin passwd python3-dev python3-venv util-linux
-TEST_PACKAGES = acl bubblewrap clang e2fsprogs fish libcap-ng-utils libclang-rt-dev \
+TEST_PACKAGES = acl btrfs-progs bubblewrap clang e2fsprogs fish libcap-ng-utils libclang-rt-dev \
     python3-cap-ng valgrind zsh
 BENCH_PACKAGES = libcap-ng-utils python3-cap-ng sudo
 

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -21,6 +22,13 @@
 #ifndef SYS_listxattrat /* Linux 6.13; it takes no path, which saves the walk along it */
 #define SYS_listxattrat (SYS_openat2 + 28)
 #endif
+
+/* struct statx(2), of which older headers have no mount. */
+enum { MASK_OF_MOUNT = 0x1000 };
+struct mounted {
+	uint32_t mask, before[35];
+	uint64_t mount, after[13];
+};
 
 struct place {
 	DIR *directory;
@@ -37,15 +45,40 @@ static void close_place(struct place *place)
 		closedir(place->directory);
 }
 
-/* NULL means errno is set, to 0 for a directory on another device than the one wanted. */
-static DIR *open_directory(const char *path, long long device)
+/* What tells the mount of a file from others: its number, by statx(2) since Linux 5.8 and by
+   name_to_handle_at(2) before, or the device where the file system knows no handles. A device is
+   not enough, since each subvolume of btrfs has its own. -1 means errno is set. */
+static int mount_of(int fd, const char *path, uint64_t *mount)
 {
+	int how = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
+	struct mounted statx = {.mask = 0};
+	if (syscall(SYS_statx, fd, path, how, MASK_OF_MOUNT, &statx) == 0 &&
+	    statx.mask & MASK_OF_MOUNT) {
+		*mount = statx.mount;
+		return 0;
+	}
+	struct file_handle handle = {.handle_bytes = 0};
+	int number;
+	if (name_to_handle_at(fd, path, &handle, &number, AT_EMPTY_PATH) < 0 &&
+	    errno == EOVERFLOW) {
+		*mount = (uint64_t)number;
+		return 0;
+	}
 	struct stat st;
-	int how = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
-	if (fstatat(AT_FDCWD, path, &st, how) < 0)
+	if (fstatat(fd, path, &st, how) < 0)
+		return -1;
+	*mount = (uint64_t)st.st_dev;
+	return 0;
+}
+
+/* NULL means errno is set, to 0 for a directory on another mount than the top of the search. */
+static DIR *open_directory(const char *path, int top)
+{
+	uint64_t mount, wanted;
+	if (mount_of(AT_FDCWD, path, &mount) < 0 || (top >= 0 && mount_of(top, "", &wanted) < 0))
 		return NULL;
 	errno = 0;
-	if (device >= 0 && st.st_dev != (dev_t)device)
+	if (top >= 0 && mount != wanted)
 		return NULL;
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
@@ -124,17 +157,17 @@ static const char *next_entry(struct place *place, bool *is_file)
 }
 
 const char find_in_doc[] =
-    "find_in(directory, device, /)\n--\n\n"
+    "find_in(directory, top, /)\n--\n\n"
     "The names of files in a directory that seem to have capabilities, and of "
-    "its subdirectories; none where it is not on the device, -1 being any. "
+    "its subdirectories; none where it is not on the mount of an open file, -1 being any. "
     "Wraps readdir(3) and llistxattr(2).";
 
 PyObject *find_in(PyObject *module, PyObject *args)
 {
 	(void)module;
 	const char *path;
-	long long device;
-	if (!PyArg_ParseTuple(args, "yL:find_in", &path, &device))
+	int top;
+	if (!PyArg_ParseTuple(args, "yi:find_in", &path, &top))
 		return NULL;
 	CLOSED_AT_END struct place place = {.length = strlen(path)};
 	if (place.length >= PATH_MAX) {
@@ -143,7 +176,7 @@ PyObject *find_in(PyObject *module, PyObject *args)
 	}
 	memcpy(place.path, path, place.length + 1);
 	Py_BEGIN_ALLOW_THREADS
-	place.directory = open_directory(place.path, device);
+	place.directory = open_directory(place.path, top);
 	Py_END_ALLOW_THREADS
 	if (!place.directory && errno)
 		return PyErr_SetFromErrno(PyExc_OSError);

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from caps.system.find import Findings
 
 EXAMPLES = """\
-Symbolic links below DIR are not followed. Each name of a file with several is found.
+Symbolic links below DIR are not followed. A file with several hard links is listed under each name.
+Each line is one file: a control character in a name is shown as a backslash and a code. For
+programs, --null and --json have names as they are.
 
 examples:
   caps find /usr/bin /opt
   sudo caps find --all-file-systems /         everything, also what is mounted
+  sudo caps find --null / | sudo xargs -0r caps remove    a program reads the names
   sudo caps find --json / > before            to compare after an upgrade
 """
 
@@ -31,6 +34,9 @@ def add(commands: Commands) -> None:
     parser.add_argument('directories', nargs='+', metavar='DIR')
     parser.add_argument(
         '--all-file-systems', action='store_true', help='also search what is mounted below'
+    )
+    parser.add_argument(
+        '--null', action='store_true', help='print names alone, each ended by a zero byte'
     )
 
 
@@ -49,7 +55,10 @@ def run(arguments: argparse.Namespace, out: Output) -> bool:
             findings = find(directory, all_file_systems=arguments.all_file_systems, watch=watch)
             progress.clear()
             for path, caps in findings.files:
-                print_file(path, caps, out)
+                if arguments.null:
+                    out.name(path)
+                else:
+                    print_file(path, caps, out)
                 files.append(file(path, caps))
             for problem in findings.problems:
                 out.problem(problem)

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,13 +12,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
-
+LINE_BREAKERS = 'Cc', 'Zl', 'Zp'
 STYLES = {'bold': '\x1b[1m', 'yellow': '\x1b[33m', 'red': '\x1b[31m', 'dim': '\x1b[2m'}
 
 
 def escaped(text: str) -> str:
     """Text that cannot act on a terminal: what is not printable becomes a backslash and a code."""
     return ''.join(char if char.isprintable() and char != '\\' else _escape(char) for char in text)
+
+
+def in_one_line(text: str) -> str:
+    """Text for a pipe, in which no name can make a line of its own or act on a terminal later."""
+    return ''.join(_escape(char) if unicodedata.category(char) in LINE_BREAKERS else char
+                   for char in text)  # fmt: skip
 
 
 def _escape(char: str) -> str:
@@ -64,7 +71,7 @@ class Output:
     """Prints lines and tables, or collects a document to be printed as JSON at the end.
 
     A terminal gets colour (unless NO_COLOR is set), tables where rich is installed, and names
-    escaped; anything else gets names as they are.
+    escaped; anything else gets names as they are, but for control characters.
     """
 
     def __init__(self, as_json: bool) -> None:
@@ -81,18 +88,23 @@ class Output:
         """Print words, the last one in a style; nothing where JSON is asked for."""
         if self.as_json:
             return
-        shown = [escaped(word) if self.on_terminal else word for word in words]
+        shown = [*map(escaped if self.on_terminal else in_one_line, words)]
         if self.has_colour and style:
             shown[-1] = f'{STYLES[style]}{shown[-1]}\x1b[m'
         print(*shown)
+
+    def name(self, name: str) -> None:
+        """Print the name of a file as it is, ended as xargs(1) has it with --null."""
+        if not self.as_json:
+            print(name, end='\0')
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print rows in columns."""
         if self.as_json:
             return
         if not self.on_terminal or not self._rich_table(headers, rows):
-            if self.on_terminal:
-                rows = [[escaped(cell) for cell in row] for row in rows]
+            show = escaped if self.on_terminal else in_one_line
+            rows = [[*map(show, row)] for row in rows]
             widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
             for row in headers, *rows:
                 cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]

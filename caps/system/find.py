@@ -2,15 +2,17 @@
 
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from caps import Caps, _caps
 
 # The calls release the interpreter's lock; what is left under it feeds no more threads than these.
 WORKERS = 4
-ANY_DEVICE = -1
+ANY_MOUNT = -1
 
 
 @dataclass
@@ -30,11 +32,11 @@ class Findings:
 class _Search:
     """The work of threads that hand one another directories, and add to the same findings."""
 
-    def __init__(self, directory: bytes, device: int, workers: int) -> None:
+    def __init__(self, directory: bytes, top: int, workers: int) -> None:
         self.findings = Findings()
         self.failure: BaseException | None = None
         self.ended = threading.Event()
-        self._root, self._device = directory, device
+        self._root, self._top = directory, top
         self._real = os.path.realpath(directory)
         self._shared = [self._real]
         self._workers, self._idle = workers, 0
@@ -54,7 +56,7 @@ class _Search:
             directory = mine.pop()
             prefix = directory.rstrip(b'/') + b'/'
             try:
-                files, below = _caps.find_in(directory, self._device)
+                files, below = _caps.find_in(directory, self._top)
                 mine += [prefix + name for name in below]
                 for name in files:
                     self._look_at(prefix + name)
@@ -88,14 +90,7 @@ class _Search:
 
     def _look_at(self, path: bytes) -> None:
         try:
-            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                # Whoever may write to a directory above may have put a link in its place.
-                if os.readlink(b'/proc/self/fd/%d' % fd) != path:
-                    raise OSError(errno.ESTALE, 'moved while it was looked at')
-                caps = Caps.from_file(fd)
-            finally:
-                os.close(fd)
+            caps = _read(path)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -113,6 +108,36 @@ class _Search:
         return os.fsdecode(os.path.join(self._root, below) if below else self._root)
 
 
+def _read(path: bytes) -> Caps:
+    """The capabilities of the file that a path without links leads to.
+
+    Whoever may write to a directory on the way may have put a link in its place meanwhile.
+    """
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    *directories, name = path.split(b'/')[1:]
+    with ExitStack() as opened:
+
+        def enter(name: bytes, flags: int, directory: int | None) -> int:
+            fd = os.open(name, flags, dir_fd=directory)
+            opened.callback(os.close, fd)
+            return fd
+
+        try:
+            way = enter(b'/', os.O_PATH | flags, None)
+            for directory in directories:
+                way = enter(directory, os.O_PATH | os.O_DIRECTORY | flags, way)
+            file = enter(name, os.O_PATH | flags, way)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise OSError(errno.ESTALE, 'moved while it was looked at') from None
+            raise
+        if not os.path.exists(f'/proc/self/fd/{file}') and stat.S_ISREG(os.fstat(file).st_mode):
+            readable = enter(name, os.O_RDONLY | os.O_NONBLOCK | flags, way)
+            if os.path.samestat(os.fstat(file), os.fstat(readable)):
+                file = readable  # since without /proc only such a descriptor leads to attributes
+        return Caps.from_file(file)
+
+
 def find(
     directory: str | os.PathLike[str],
     *,
@@ -121,7 +146,7 @@ def find(
 ) -> Findings:
     """Find the files below a directory that carry capabilities, empty ones included.
 
-    directory: may itself be a symbolic link; none below it is followed.
+    directory: may itself be a symbolic link, or a file; no link below it is followed.
     all_file_systems: also enter what is mounted below.
     watch: is called ten times a second until the search has ended.
     Returns the findings: a file with several hard links is listed under each name, and what cannot
@@ -129,9 +154,27 @@ def find(
     Raises OSError where there is no such directory, or no thread can be started; see xattr(7).
     """
     name = os.fsencode(directory)
-    info = os.stat(name)
+    top = os.open(name, os.O_PATH | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(top).st_mode
+        if stat.S_ISREG(mode):
+            return _one(name)
+        if not stat.S_ISDIR(mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), directory)
+        return _search(name, ANY_MOUNT if all_file_systems else top, watch)
+    finally:
+        os.close(top)
+
+
+def _one(name: bytes) -> Findings:
+    """What there is to find in a single file."""
+    caps = Caps.from_file(name)
+    return Findings([(os.fsdecode(name), caps)] if caps.marked else [])
+
+
+def _search(name: bytes, top: int, watch: Callable[[Findings], None] | None) -> Findings:
     workers = min(WORKERS, len(os.sched_getaffinity(0)))
-    search = _Search(name, ANY_DEVICE if all_file_systems else info.st_dev, workers)
+    search = _Search(name, top, workers)
     findings = search.findings
     for _ in range(workers):
         try:

@@ -15,7 +15,7 @@ import pytest
 
 from caps import IAB, Caps, CapSet
 from caps.cli import main, parser
-from caps.cli.output import escaped
+from caps.cli.output import escaped, in_one_line
 from caps.system.launcher import NAME, PREFIX
 from caps.system.tasks import in_words
 from support import needs, needs_root, run
@@ -340,13 +340,15 @@ def test_what_is_not_printable_is_escaped():
 
 
 @needs('cap_setfcap')
-def test_name_of_a_file_cannot_act_on_a_terminal_and_is_itself_in_a_pipe(tmp_path):
+def test_name_of_a_file_cannot_act_on_a_terminal_and_is_one_line_in_a_pipe(tmp_path):
     (path := tmp_path / EVIL).touch()
     Caps('cap_kill=p').apply(path)
     for command in ('get', path), ('find', tmp_path):
         shown = on_terminal(*command, NO_COLOR='1')
         assert shown == f'{tmp_path}/{HARMLESS} cap_kill=p\r\n'
-        assert caps(*command, text=False).stdout == os.fsencode(path) + b' cap_kill=p\n'
+        piped = os.fsencode(f'{tmp_path}/{in_one_line(EVIL)} cap_kill=p\n')
+        assert caps(*command, text=False).stdout == piped
+        assert b'\x1b' not in piped
     assert HARMLESS in caps('get', f'{path}x').stderr
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from caps import Caps, _caps
 from caps.cli import main
 from caps.system.find import find
-from support import needs, needs_root, run
+from support import needs, needs_root, require, run
 
 pytestmark = needs('cap_setfcap')
 TEXTS = 'cap_net_raw=ep', 'cap_kill,cap_chown=p', 'cap_dac_read_search=i', '=', '=ip'
@@ -44,6 +45,29 @@ def grown(top, seed=0, files=300):
                 if kind < 0.32:
                     os.link(path, path + b'-too')
     return top
+
+
+CALLS = {'listxattrat': 465, 'statx': 332 if os.uname().machine == 'x86_64' else 291}
+# A seccomp(2) filter that knows a system call no more than an older kernel does.
+WITHOUT = """
+import ctypes, errno, struct
+LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+program = b''.join(struct.pack('=HBBI', *one) for one in [
+    (LOAD, 0, 0, 0), (JUMP_IF_EQUAL, 0, 1, {number}), (RETURN, 0, 0, 0x50000 | errno.{answer}),
+    (RETURN, 0, 0, 0x7FFF0000),
+])
+buffer = ctypes.create_string_buffer(program)
+filter = struct.pack('@HP', len(program) // 8, ctypes.addressof(buffer))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()
+assert libc.syscall({number}, -1, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.{answer}
+"""
+
+
+def without(call, answer):
+    """Code that takes a system call away from its process."""
+    return WITHOUT.format(number=CALLS[call], answer=answer)
 
 
 def lines(*command):
@@ -110,12 +134,77 @@ def test_exit_status_says_whether_anything_was_found(tmp_path, capsys):
     assert capsys.readouterr() == (f'{tmp_path}/file =\n', '')
 
 
-@pytest.mark.parametrize('name', ['absent', 'file'])
+@pytest.mark.parametrize('name', ['absent', 'fifo'])
 def test_what_is_no_directory_is_a_problem(tmp_path, name, capsys):
-    (tmp_path / 'file').touch()
+    os.mkfifo(tmp_path / 'fifo')
     assert main(['find', f'{tmp_path}/{name}']) == 1
     out, err = capsys.readouterr()
     assert (out, err[: len(f'caps: {tmp_path}/')]) == ('', f'caps: {tmp_path}/')
+
+
+def test_file_is_found_by_its_own_name(tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    assert main(['find', f'{tmp_path}/file']) == 1
+    Caps('cap_kill=p').apply(tmp_path / 'file')
+    (tmp_path / 'link').symlink_to('file')
+    assert main(['find', f'{tmp_path}/file', f'{tmp_path}/link']) == 0
+    assert capsys.readouterr() == (
+        f'{tmp_path}/file cap_kill=p\n{tmp_path}/link cap_kill=p\n', ''
+    )  # fmt: skip
+
+
+def test_each_file_is_one_line_in_a_pipe(tmp_path):
+    names = ['plain', 'a\nb cap_chown=p', 'tab\t', '\x1b[31m', 'back\\slash', '\x85']
+    for name in names:
+        (tmp_path / name).touch()
+        Caps('cap_kill=p').apply(tmp_path / name)
+    done = caps_find(tmp_path)
+    assert len(done.stdout.splitlines()) == len(names)
+    assert f'{tmp_path}/a\\nb cap_chown=p cap_kill=p\n' in done.stdout
+    assert '\x1b' not in done.stdout
+    done = caps_find('--null', tmp_path)
+    assert sorted(done.stdout.split('\0')) == sorted(
+        ['', *(f'{tmp_path}/{name}' for name in names)]
+    )
+
+
+WITHOUT_PROC = 'umount -l /proc || exit 9; exec "$@"'
+
+
+@needs('cap_sys_admin')
+def test_without_proc_the_same_is_found(tmp_path):
+    grown(tmp_path)
+    command = ['unshare', '--mount', 'sh', '-c', WITHOUT_PROC, 'sh']
+    found = lines(*command, sys.executable, '-m', 'caps', 'find', tmp_path)
+    assert found == lines('getcap', '-n', '-r', tmp_path)
+
+
+@needs('cap_sys_admin')
+def test_subvolumes_of_btrfs_are_searched(tmp_path):
+    image, top = tmp_path / 'image', tmp_path / 'top'
+    top.mkdir()
+    with open(image, 'wb') as file:
+        file.truncate(128 << 20)
+    require(shutil.which('mkfs.btrfs'), 'btrfs-progs')
+    run('mkfs.btrfs', '-q', image, check=True)
+    if run('mount', '-t', 'btrfs', '-o', 'loop', image, top).returncode:
+        pytest.skip('no btrfs, or no loop device')
+    try:
+        run('btrfs', 'subvolume', 'create', top / 'nested', check=True)
+        (top / 'nested/file').touch()
+        Caps('cap_kill=p').apply(top / 'nested/file')
+        assert (top / 'nested').stat().st_dev != top.stat().st_dev
+        for code in 'pass', without('statx', 'ENOSYS'), without('statx', 'EPERM'):
+            code += '\nfrom caps.cli import main; import sys; sys.exit(main(["find", sys.argv[1]]))'
+            assert lines(sys.executable, '-c', code, top) == lines('getcap', '-nr', top)
+        (top / 'nested/other').mkdir()
+        run('mount', '-t', 'tmpfs', 'none', top / 'nested/other', check=True)
+        (top / 'nested/other/file').touch()
+        Caps('cap_kill=p').apply(top / 'nested/other/file')
+        assert len(find(top).files) == 1
+        assert len(find(top, all_file_systems=True).files) == 2
+    finally:
+        run('umount', '-R', top, check=True)
 
 
 @needs('cap_setuid', 'cap_setgid')
@@ -267,27 +356,9 @@ def test_progress_is_shown_after_a_second_and_taken_away():
         assert shown == expected
 
 
-# A seccomp(2) filter that knows listxattrat(2) no more than Linux before 6.13 does.
-WITHOUT_LISTXATTRAT = """
-import ctypes, errno, struct, sys
-LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
-program = b''.join(struct.pack('=HBBI', *one) for one in [
-    (LOAD, 0, 0, 0), (JUMP_IF_EQUAL, 0, 1, 465), (RETURN, 0, 0, 0x50000 | errno.%s),
-    (RETURN, 0, 0, 0x7FFF0000),
-])
-buffer = ctypes.create_string_buffer(program)
-filter = struct.pack('@HP', len(program) // 8, ctypes.addressof(buffer))
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()
-assert libc.syscall(465, -1, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.%s
-from caps.cli import main
-sys.exit(main(['find', sys.argv[1]]))
-"""
-
-
 @pytest.mark.parametrize('answer', ['ENOSYS', 'EPERM'])
 def test_finds_the_same_on_an_older_kernel(tmp_path, answer):
     grown(tmp_path)
-    code = WITHOUT_LISTXATTRAT % (answer, answer)
+    code = without('listxattrat', answer)
+    code += '\nfrom caps.cli import main; import sys; sys.exit(main(["find", sys.argv[1]]))'
     assert lines(sys.executable, '-c', code, tmp_path) == lines('getcap', '-nr', tmp_path)
