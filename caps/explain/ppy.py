@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +14,7 @@ from caps.explain.types import Check, Step
 from caps.system.files import Executable, look_at_file
 from caps.system.launcher import LAUNCHER_CAPS
 from caps.system.path import strangers
+from caps.system.run import Account, RunError, run_as
 from caps.system.types import File, Ids, Process
 
 
@@ -39,30 +39,22 @@ def checks_of(
     if not _belongs_to_root(program):
         yield Check(False, f'{program}: must be there, and nobody but root may change it')
         return
-    identity: dict[str, object] = {}
+    account = None
     if is_other and os.geteuid() == 0:
-        identity = {'user': process.uid.real, 'group': process.gid.real}
-        identity['extra_groups'] = sorted(process.groups)
+        account = Account(process.uid.real, process.gid.real, process.groups)
     try:
-        done = subprocess.run(
-            [program, os.path.abspath(script.path)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env={},
-            timeout=30,
-            **identity,  # type: ignore[call-overload]
-        )
-    except (OSError, subprocess.SubprocessError) as error:
+        done = run_as([program, os.path.abspath(script.path)], account)
+    except (OSError, RunError) as error:
         yield Check(False, f'{program}: must run, and not end with {error}')
         return
     said = []
-    for line in os.fsdecode(done.stdout + done.stderr).splitlines():
+    for line in os.fsdecode(done.output + done.errors).splitlines():
         verdict, _, rest = line.partition(' ')
         text, _, fix = rest.strip().partition('; fix: ')
         said.append(Check(verdict == 'ok', text, fix or None))
     yield from said
-    if not said or (done.returncode and all(check.holds for check in said)):
-        yield Check(False, f'{program}: must say what holds, and not end with {done.returncode}')
+    if not said or (done.status and all(check.holds for check in said)):
+        yield Check(False, f'{program}: must say what holds, and not end with {done.status}')
     marked = script.file.caps.inheritable if script.file.caps else CapSet()
     if missing := marked - process.bounding:
         yield Check(False, f'{missing}: must be in the bounding set of the process')

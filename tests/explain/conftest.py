@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from caps import Caps
+from caps.admin.ppy import install, remove
 from support import SUPPORT
 from support.executions import as_account
 
@@ -54,3 +55,11 @@ def tmpfs(scene):
     yield mount
     for path in mounted:
         subprocess.run(['umount', path], check=True)
+
+
+@pytest.fixture
+def probing_ppy(scene, program):
+    """A ppy whose interpreter is a program that says what it is."""
+    prefix = scene / 'prefix'
+    yield install(program(name='interpreter'), prefix)
+    remove(prefix)

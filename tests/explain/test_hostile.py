@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import pty
 import resource
 import socket
 import struct
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -203,3 +205,38 @@ def test_huge_attributes_and_names_are_no_trouble(scene, program):
     assert explained(scene / 'link290').returncode == 0
     assert 'File name too long' in explained('/x' * 3000).stderr
     Caps.remove(path)
+
+
+# A ppy-check that its account traces would do this in root's name, and root's shell would run it.
+STEAL = """#!/usr/bin/python3
+import os
+try:
+    os.open('/dev/tty', os.O_RDWR)
+except OSError as error:
+    print('ok', os.strerror(error.errno))
+else:
+    print('ok the terminal is open')
+"""
+
+
+def test_check_as_another_account_has_no_terminal(scene, accounts, probing_ppy, script):
+    (scene / 'ppy').write_bytes(Path(probing_ppy.ppy).read_bytes())
+    (scene / 'ppy-check').write_text(STEAL)
+    for path in scene / 'ppy', scene / 'ppy-check':
+        path.chmod(0o755)
+    path = script('', 'cap_net_raw=i')
+    code = (
+        'from caps.explain import explain\n'
+        f'said = explain({str(path)!r}, {accounts.attacker.uid}, launcher="{scene}/ppy")\n'
+        'print(*(check.text for check in said.checks))\n'
+    )
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, '-c', code])
+    said = b''
+    with suppress(OSError):  # it is closed
+        while part := os.read(terminal, 1 << 16):
+            said += part
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    assert b'No such device or address' in said
