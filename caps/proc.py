@@ -1,5 +1,35 @@
 """Small readers of /proc that several rooms share; see proc(5)."""
 
+import os
+
+
+def own_pid() -> int | None:
+    """The number that /proc has for this process, which may be of an outer pid namespace.
+
+    Returns None where /proc is not mounted, or for a pid namespace without this process.
+    """
+    try:
+        return int(os.readlink('/proc/self'))
+    except OSError:
+        return None
+
+
+def require() -> int:
+    """What `own_pid` returns.
+
+    Raises OSError where it returns None.
+    """
+    import errno
+
+    pid = own_pid()
+    if pid is not None:
+        return pid
+    if os.path.exists('/proc/mounts') or os.path.lexists('/proc/self'):
+        reason = 'it is of a pid namespace without this process: mount -t proc proc /proc'
+    else:
+        reason = 'it is not mounted: mount -t proc proc /proc'
+    raise OSError(errno.ENOENT, f'this needs /proc, and {reason}')
+
 
 def status(directory: str) -> dict[str, str]:
     """The status of a process or thread, whose name need not be UTF-8.

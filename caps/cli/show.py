@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from caps.cli.documents import IDS, PROBLEMS, STATE, Document, state
 from caps.cli.output import Output
@@ -38,6 +37,7 @@ PROCESS = {
     'no_new_privs': 'bool',
     'seccomp': 'str',  # disabled, strict or filter
     'user_namespace': 'int | null',
+    'differing_threads': ['int'],  # whose state is another than the main thread's
 }
 SHAPE: Document = {'processes': [PROCESS], **PROBLEMS}
 
@@ -51,6 +51,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.proc import require
     from caps.system import tasks
 
     pids = arguments.pids
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace, out: Output) -> bool:
         ordered = tasks.tree(shown, pids)
         shown, depths = [task for _, task in ordered], [depth for depth, _ in ordered]
     elif not arguments.all:
-        for pid in pids or [os.getpid()]:
+        for pid in pids or [require()]:
             with out.noting():
                 shown.append(tasks.read(pid))
     out.document = {'processes': [document(task) for task in shown]}
@@ -104,7 +105,10 @@ def _print(task: Task, out: Output) -> None:
         out.line(f'  {"secure bits":<15}', ', '.join(task.securebits) or 'none')
     out.line(f'  {"no_new_privs":<15}', 'yes' if task.no_new_privs else 'no')
     out.line(f'  {"seccomp":<15}', task.seccomp)
-    here = ' (as here)' if task.user_namespace == user_namespace(os.getpid()) else ''
+    if task.differing:
+        threads = ' '.join(map(str, task.differing))
+        out.line(f'  {"threads":<15}', f'{threads} differ: caps show {threads}', style='yellow')
+    here = ' (as here)' if task.user_namespace == user_namespace('self') else ''
     out.line(f'  {"user namespace":<15}', f'{task.user_namespace or "unknown"}{here}')
 
 
@@ -125,4 +129,5 @@ def document(task: Task) -> Document:
         'no_new_privs': task.no_new_privs,
         'seccomp': task.seccomp,
         'user_namespace': task.user_namespace,
+        'differing_threads': task.differing,
     }

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from caps import Caps, CapSet
+from caps.explain.ppy import Given
 from caps.explain.types import Advice, Check, Step
 from caps.explain.words import newer
 from caps.system.elf import vanishing_libraries
-from caps.system.files import Executable, look_at_file
+from caps.system.files import UNMARKED, Executable, look_at_file
 from caps.system.launcher import NAME, PREFIX
 from caps.system.path import closed_directory
 from caps.system.types import FileCaps
@@ -22,10 +24,11 @@ ACTIVATE = 'caps.Caps.from_process().activate().apply()'
 def advice_on(
     executable: Executable,
     started: Executable,
-    ppy: Executable | None,
+    given: Given | None,
     *,
     checks: tuple[Check, ...],
     steps: list[Step],
+    is_launched: bool,
     environ: Mapping[str, str],
 ) -> Iterator[Advice]:
     for check in checks:
@@ -35,17 +38,17 @@ def advice_on(
     for member in executable.chain:
         yield from _on_marks(member)
     step = steps[-1]
-    if ppy and len(steps) > 1:
-        yield from _on_launch(step, executable)
+    if given and is_launched:
+        yield from _on_launch(step, given.script)
         return
-    if ppy is None:
+    if given is None:
         yield from _on_script(executable)
     yield from _on_access(started, step)
     program = next(member for member in started.chain if member.file is step.outcome.program)
     yield from _on_mount(program, step)
     yield from _on_process(program, step)
     yield from _on_sets(executable, program, step)
-    if ppy is None:
+    if given is None:
         yield from _on_end(executable, program, step, environ)
 
 
@@ -77,12 +80,19 @@ def _on_marks(executable: Executable) -> Iterator[Advice]:
         )
         command = shlex.join(['caps', 'venv', 'mark', executable.venv, str(caps)])
         yield Advice('venv', text, command)
-    elif executable.links and not _is_environments_own(executable):
+    elif executable.links and not _environment_of(executable):
         text = (
             f'what is marked is {executable.real_path}, whatever it is executed as: if that is too '
             f'much, make {executable.path} a copy instead of a link and mark that'
         )
         yield Advice('link', text)
+    elif executable.is_stale and (environment := _environment_of(executable)):
+        text = (
+            f'this copy is not what {executable.real_path}{UNMARKED} leads to any more, as after '
+            'an upgrade: mark it again'
+        )
+        command = shlex.join(['caps', 'venv', 'mark', environment, str(caps)])
+        yield Advice('stale', text, command)
     if newer(caps.permitted) or newer(caps.inheritable):
         every = CapSet.all()
         renewed = FileCaps(
@@ -94,9 +104,10 @@ def _on_marks(executable: Executable) -> Iterator[Advice]:
         yield Advice('older-all', text, _setcap(str(renewed), executable))
 
 
-def _is_environments_own(executable: Executable) -> bool:
-    """Whether this is what `caps venv mark` has made, to which the environment's names lead."""
-    return os.path.exists(os.path.join(os.path.dirname(executable.real_path), '../pyvenv.cfg'))
+def _environment_of(executable: Executable) -> str | None:
+    """The virtual environment that the file itself is in, as what `caps venv mark` makes."""
+    environment = os.path.dirname(os.path.dirname(executable.real_path))
+    return environment if os.path.exists(f'{environment}/pyvenv.cfg') else None
 
 
 def _on_script(executable: Executable) -> Iterator[Advice]:
@@ -117,9 +128,12 @@ def _on_access(started: Executable, step: Step) -> Iterator[Advice]:
     rules = _rules(step)
     if 'format' in rules:
         text, command = 'a script needs #! and an interpreter as its first line', None
+        if started.stray:
+            text = f'{started.stray} stands before #! in its first line: take it away'
         if started.file.caps:
             text += '; one that is marked for ppy can also be given to it'
-            command = shlex.join(['caps', 'explain', '--ppy', f'{PREFIX}/bin/{NAME}', started.path])
+            ppy = shutil.which(NAME) or f'{PREFIX}/bin/{NAME}'
+            command = shlex.join(['caps', 'explain', '--ppy', ppy, started.path])
         yield Advice('format', text, command)
     if 'access' not in rules:
         return
@@ -163,8 +177,21 @@ def _on_process(program: Executable, step: Step) -> Iterator[Advice]:
             'allowPrivilegeEscalation (Kubernetes), --no-new-privs (setpriv)',
         )
     if 'root-id' in rules and caps:
-        text = 'it was marked in a user namespace and for that: mark it in this one'
-        yield Advice('root-id', text, _setcap(str(caps), program))
+        if program.mount.idmapped:
+            text = (
+                'its mount shows the owners of files as others (an idmapped mount), and the root '
+                'of its mark too: mark it, where it is not mapped, for the user that is shown as 0'
+            )
+            yield Advice('root-id', text)
+        elif process.namespace.roots[0] == -1:
+            text = (
+                'the user namespace of the process has no user 0, and a mark is for one that has: '
+                'map a user to 0 (user_namespaces(7))'
+            )
+            yield Advice('root-id', text)
+        else:
+            text = 'it was marked in a user namespace and for that: mark it in this one'
+            yield Advice('root-id', text, _setcap(str(caps), program))
     if 'setuid-root-file' in rules:
         text = 'its mark is all that a marked set-user-ID root program gets: unmark it'
         yield Advice('setuid-root-file', text, _unmark(program))
@@ -189,22 +216,32 @@ def _on_sets(executable: Executable, program: Executable, step: Step) -> Iterato
     if caps is None or not rules & {'file', 'too-little'} or 'root' in rules:
         return
     given = (caps.permitted & process.bounding) | (caps.inheritable & process.inheritable)
-    if missing := (caps.permitted & CapSet.all()) - given:
+    missing = (caps.permitted & CapSet.all()) - given
+    if missing and not process.bounding:
+        yield Advice(
+            'bounding',
+            'nothing can be added to the bounding set, which is empty, as ppy leaves it (ppy(8)): '
+            'a script of ppy can start neither a marked program nor another script of ppy; start '
+            'a program without a mark, and make ambient what it needs',
+        )
+        return
+    if missing:
         yield Advice(
             'bounding',
             f'start from a process that has {missing} in its bounding set, to which nothing can '
             'be added: --cap-add (containers), CapabilityBoundingSet= (systemd)',
         )
-    if 'too-little' in rules:
+    if 'too-little' in rules and program.record is None:
         text = 'or mark it without the effective flag, to run with less'
         yield Advice('too-little', text, _setcap(str(replace(caps, effective=False)), program))
     if executable is program and (useless := (caps.inheritable & process.bounding) - given):
-        marked = FileCaps(caps.permitted | useless, caps.inheritable, True)
         text = (
-            f'what a file has inheritable is for processes that have it inheritable, and this one '
-            f'has not {useless}: mark the file as permitted'
+            "a file's inheritable capabilities reach only processes that have them inheritable, "
+            f'and this one lacks {useless}: start it from one that has (setpriv '
+            '--inh-caps=+CAPABILITY, or pam_cap(8) for an account). To mark the file as permitted '
+            'would give them to everyone who may execute it'
         )
-        yield Advice('inheritable', text, _setcap(str(marked), program))
+        yield Advice('inheritable', text)
 
 
 def _on_end(
@@ -226,6 +263,9 @@ def _on_end(
     if not after.permitted and caps is None and not program.file.mode & 0o4000 and not is_told:
         if is_script:
             way = "to mark a script's interpreter is to mark every script: mark this one for ppy"
+        elif environment := _environment_of(executable):
+            command = f'caps venv mark {environment} CAPABILITIES'
+            way = f"this is the environment's own copy of its python: mark it with {command}"
         elif executable.venv:
             command = f'caps venv mark {executable.venv} CAPABILITIES'
             way = f'to mark this is to mark it for everyone: {command}'

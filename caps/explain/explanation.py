@@ -6,12 +6,12 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from caps.explain import words
 from caps.explain.advice import advice_on
 from caps.explain.execve import Outcome, Reason, execve
-from caps.explain.ppy import checks_of, is_ppy, launch, own_checks
+from caps.explain.ppy import checks_of, given_to_ppy, launch, own_checks
 from caps.explain.types import Advice, Check, Step
 from caps.system.files import Executable, look_at_file
 from caps.system.path import closed_directory
@@ -85,23 +85,26 @@ def explain(
     Raises OSError where a file or the process is not there, LookupError where the account is not,
     ValueError where a file's capabilities are malformed; see execve(2) and capabilities(7).
     """
-    executable, actor = _look(os.fspath(path)), look_at_process(pid)
+    actor, executable = look_at_process(pid), _look(os.fspath(path))
     if user is not None:
-        actor = replace(actor, process=as_user(actor.process, user))
+        actor = as_user(actor, user)
     started = executable if launcher is None else _look(os.fspath(launcher))
-    ppy = next((file for file in started.chain if is_ppy(file)), None)
-    if launcher is not None and ppy is None:
+    given = given_to_ppy(started, None if launcher is None else executable)
+    if launcher is not None and given is None:
         raise ValueError(f'{started.path} is not an installed ppy')
     steps = [_execution(actor.process, started)]
+    if given and given.is_by_env and (after := steps[0].outcome.process):
+        steps.append(_execution(after, given.ppy))
     checks: tuple[Check, ...] = ()
-    if ppy:
+    is_launched = False
+    if given:
         is_other = user is not None or pid is not None
-        said = checks_of(ppy, executable, actor.process, is_other)
-        checks = (*own_checks(steps[0].outcome), *said)
-        if all(check.holds for check in checks):
-            steps += launch(steps[0].outcome, ppy, executable)
+        said = checks_of(given, steps[-1].before, is_other)
+        checks = (*own_checks(steps[-1].outcome), *said)
+        if is_launched := all(check.holds for check in checks):
+            steps += launch(steps[-1].outcome, given)
     error = errno.errorcode.get(steps[-1].outcome.error)
-    if ppy and not error and not all(check.holds for check in checks):
+    if given and not error and not is_launched:
         error = 'refused by ppy'
     caveats = (*_file_caveats(executable), *actor.caveats)
     if checks and os.geteuid() not in (0, actor.process.uid.real):
@@ -111,13 +114,21 @@ def explain(
         executable=executable,
         actor=actor,
         user=None if user is None else str(user),
-        launcher=ppy,
+        launcher=given.ppy if given else None,
         checks=checks,
         steps=tuple(steps),
         error=error,
         caveats=caveats,
         advice=tuple(
-            advice_on(executable, started, ppy, checks=checks, steps=steps, environ=environ)
+            advice_on(
+                executable,
+                started if not (given and given.is_by_env) else given.ppy,
+                given,
+                checks=checks,
+                steps=steps,
+                is_launched=is_launched,
+                environ=environ,
+            )
         ),
     )
 

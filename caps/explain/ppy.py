@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from caps import CapSet, SecureBits
 from caps.explain.execve import Outcome, Reason, execve
@@ -18,9 +20,50 @@ from caps.system.run import Account, RunError, run_as
 from caps.system.types import File, Ids, Process
 
 
-def is_ppy(executable: Executable) -> bool:
-    """Whether a file is an installed ppy."""
-    return executable.record is not None
+@dataclass(frozen=True)
+class Given:
+    """A ppy that is started, and with what.
+
+    script: the file that is meant to be its script
+    options: the arguments before it, which ppy takes for the script
+    is_by_env: whether env(1) starts it, which the first line names
+    """
+
+    ppy: Executable
+    script: Executable
+    options: tuple[str, ...] = ()
+    is_by_env: bool = False
+
+
+def given_to_ppy(started: Executable, argument: Executable | None) -> Given | None:
+    """The ppy that an execution leads to; None where it leads to none.
+
+    started: the file that is executed.
+    argument: its argument, where there is one.
+    """
+    script = argument
+    line = None
+    for member in started.chain:
+        if member.record and script:
+            options = (line.argument,) if line and line.argument else ()
+            return Given(member, script, options)
+        script, line = member, member.first_line
+    members = [*started.chain]
+    if len(members) > 1 and os.path.basename(members[-1].real_path) == 'env':
+        return _by_env(members[-2])
+    return None
+
+
+def _by_env(script: Executable) -> Given | None:
+    argument = (script.first_line and script.first_line.argument) or ''
+    try:
+        words = shlex.split(argument[2:]) if argument.startswith('-S') else [argument]
+        program, *options = words
+        path = program if '/' in program else shutil.which(program)
+        ppy = look_at_file(path) if path else None
+    except (OSError, ValueError):  # not the execution that is asked about
+        return None
+    return Given(ppy, script, tuple(options), True) if ppy and ppy.record else None
 
 
 def own_checks(outcome: Outcome) -> Iterator[Check]:
@@ -31,10 +74,13 @@ def own_checks(outcome: Outcome) -> Iterator[Check]:
         yield Check(False, f'{missing}: must have been given to ppy')
 
 
-def checks_of(
-    ppy: Executable, script: Executable, process: Process, is_other: bool
-) -> Iterator[Check]:
+def checks_of(given: Given, process: Process, is_other: bool) -> Iterator[Check]:
     """What ppy-check beside a ppy says, started as the user where that is possible."""
+    ppy, script = given.ppy, given.script
+    if given.options:
+        text = f'{script.path}: its first line must be #!{ppy.path} alone, since ppy takes '
+        yield Check(False, f'{text}{given.options[0]} for the script')
+        return
     program = f'{ppy.real_path}-check'
     if not _belongs_to_root(program):
         yield Check(False, f'{program}: must be there, and nobody but root may change it')
@@ -69,9 +115,9 @@ def _belongs_to_root(path: str) -> bool:
     return False
 
 
-def launch(outcome: Outcome, ppy: Executable, script: Executable) -> Iterator[Step]:
+def launch(outcome: Outcome, given: Given) -> Iterator[Step]:
     """What ppy makes of itself, and its execution of the capped copy."""
-    before = outcome.process
+    before, ppy, script = outcome.process, given.ppy, given.script
     record = ppy.record
     if before is None or record is None:
         return

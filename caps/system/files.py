@@ -17,6 +17,7 @@ from caps.system.types import File, FileCaps
 
 DEPTH = 7  # one more than the kernel follows
 LINKS = 40  # as many as the kernel follows
+UNMARKED = '.unmarked'  # what the name of the original ends with, beside a marked copy
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Executable:
     file: what the model of execve(2) wants
     elf: what it tells the loader, where it is a program and may be read
     record: where it is an installed ppy, and may be read
+    is_stale: whether it is a copy that differs from the original, a link beside it
     interpreter: the program that the first line names
     """
 
@@ -49,6 +51,7 @@ class Executable:
     file: File
     elf: Elf | None
     record: Record | None
+    is_stale: bool
     interpreter: Executable | None = None
 
     @property
@@ -101,6 +104,7 @@ def _executable(look: Look, depth: int) -> Executable:
         file=file,
         elf=elf,
         record=record,
+        is_stale=head is not None and head[:4] == MAGIC and _is_stale(look),
         interpreter=interpreter,
     )
 
@@ -115,6 +119,17 @@ def _content(look: Look) -> tuple[bytes | None, Elf | None, Record | None]:
             return head, None, None
         small = look.info.st_size <= SIZE
         return head, read_elf(fd), record_in(part(fd, SIZE)) if small else None
+
+
+def _is_stale(look: Look) -> bool:
+    """Whether a copy of an environment's python differs from what the link beside it names."""
+    with suppress(OSError), look_at(f'{look.real_path}{UNMARKED}') as original:
+        if original.info.st_size != look.info.st_size:
+            return True
+        with look.opened() as mine, original.opened() as theirs:
+            if mine is not None and theirs is not None:
+                return part(mine, SIZE) != part(theirs, SIZE)
+    return False
 
 
 def _interpreter(path: str, line: FirstLine | None, depth: int) -> Executable | None:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from caps import IAB, Caps, CapSet, SecureBits
-from caps.proc import comm, status
+from caps import CapSet, SecureBits
+from caps.proc import comm, require, status
+from caps.system.pam import login_of
 from caps.system.types import Ids, Process, UserNamespace
 
 
@@ -27,14 +28,18 @@ class Actor:
 
 def look_at_process(pid: int | None = None) -> Actor:
     """A process, by default the one that asks; OSError where there is none."""
+    own = require()
     directory = f'/proc/{pid or "self"}'
     if not os.path.exists(directory):
         raise ProcessLookupError(errno.ESRCH, 'no such process', str(pid))
     fields = status(directory)
     uid, gid, groups = (tuple(map(int, fields[name].split())) for name in ('Uid', 'Gid', 'Groups'))
-    process = Process.of(
-        Caps.from_process(pid or 0),
-        IAB.from_process(pid or 0),
+    process = Process(
+        effective=CapSet.from_mask(int(fields['CapEff'], 16)),
+        permitted=CapSet.from_mask(int(fields['CapPrm'], 16)),
+        inheritable=CapSet.from_mask(int(fields['CapInh'], 16)),
+        ambient=CapSet.from_mask(int(fields['CapAmb'], 16)),
+        bounding=CapSet.from_mask(int(fields['CapBnd'], 16)),
         uid=Ids(*uid[:3]),
         gid=Ids(*gid[:3]),
         groups=frozenset(groups),
@@ -43,7 +48,7 @@ def look_at_process(pid: int | None = None) -> Actor:
         namespace=_namespace(directory),
     )
     caveats = tuple(_caveats(directory, fields, bool(pid)))
-    return Actor(pid or os.getpid(), comm(directory), process, caveats)
+    return Actor(pid or own, comm(directory), process, caveats)
 
 
 def _read(path: str) -> str:
@@ -94,7 +99,14 @@ def _caveats(directory: str, fields: Mapping[str, str], is_other: bool) -> Itera
     for handler in sorted(glob.glob('/proc/sys/fs/binfmt_misc/*')):
         if os.path.basename(handler) not in ('register', 'status'):
             yield f'binfmt_misc hands some files to an interpreter: see {handler}'
-    if 'no_file_caps' in _read('/proc/cmdline').split():
+    if not os.path.exists('/proc/sys'):
+        yield 'whether binfmt_misc hands files to interpreters: /proc is mounted with subset=pid'
+    try:
+        options = _read('/proc/cmdline').split()
+    except OSError as error:
+        options = []
+        yield f'whether the kernel was booted with no_file_caps: /proc/cmdline: {error.strerror}'
+    if 'no_file_caps' in options:
         yield 'the kernel was booted with no_file_caps: the capabilities of files mean nothing'
 
 
@@ -111,12 +123,12 @@ def _security_modules(directory: str) -> list[str]:
     return [module for module in modules if module in known]
 
 
-def as_user(process: Process, user: str | int) -> Process:
-    """A process that has become a user as setuid(2) and initgroups(3) make it.
+def as_user(actor: Actor, user: str | int) -> Actor:
+    """A process that has become a user as setuid(2), initgroups(3) and pam_cap(8) make it.
 
     Raises LookupError where there is no such account.
     """
-    name = str(user)
+    process, name, caveats = actor.process, str(user), actor.caveats
     try:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
     except (KeyError, OverflowError):
@@ -124,12 +136,26 @@ def as_user(process: Process, user: str | int) -> Process:
     groups = frozenset(os.getgrouplist(entry.pw_name, entry.pw_gid))
     is_root = entry.pw_uid == process.namespace.roots[0] and 'noroot' not in process.securebits
     held = process.bounding if is_root else CapSet()
-    return replace(
+    inheritable, bounding = process.inheritable, process.bounding
+    if login := login_of(entry.pw_name, groups):
+        where = f'pam_cap of {login.service} reads for this account in {login.configuration}'
+        if login.iab:
+            inheritable = (login.iab.inheritable | login.iab.ambient) & bounding
+            bounding &= login.iab.bounding
+            caveats += (f'a login without pam_cap is without what {where}',)
+        else:
+            caveats += (f'what {where} cannot be understood',)
+        if login.iab and login.iab.ambient:
+            caveats += (f'the ambient capabilities that {where}, which its options decide about',)
+    process = replace(
         process,
         effective=held,
         permitted=held,
+        inheritable=inheritable,
         ambient=CapSet(),
+        bounding=bounding,
         uid=Ids(*[entry.pw_uid] * 3),
         gid=Ids(*[entry.pw_gid] * 3),
         groups=groups,
     )
+    return replace(actor, process=process, caveats=caveats)

@@ -1,20 +1,29 @@
 """The capability state of processes and threads, as /proc tells it."""
 
+import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from caps import IAB, Caps, CapSet, SecureBits
 from caps.accounts import user_name
-from caps.proc import comm, status
+from caps.proc import comm, own_pid, require, status
 
+_name_of = functools.cache(user_name)  # a million accounts, or LDAP, take long to ask
 SECCOMP = 'disabled', 'strict', 'filter'
+JUDGED_BY = (
+    'Uid', 'Gid', 'Groups', 'CapEff', 'CapPrm', 'CapInh', 'CapAmb', 'CapBnd', 'NoNewPrivs',
+    'Seccomp',
+)  # fmt: skip
 
 
 @dataclass
 class Task:
-    """A process or thread, with what the kernel judges it by; None is what may not be known."""
+    """A process or thread, with what the kernel judges it by; None is what may not be known.
+
+    differing: the threads that the kernel judges by something else than the main thread
+    """
 
     pid: int
     parent: int
@@ -27,24 +36,29 @@ class Task:
     no_new_privs: bool
     seccomp: str
     user_namespace: int | None
+    differing: list[int]
 
     @property
     def user(self) -> str:
         """The account of the effective user id, or the number where it has none."""
-        return user_name(self.uids[1])
+        return _name_of(self.uids[1])
 
     def notes(self) -> Iterator[str]:
-        """What else limits the process, in words."""
+        """What else limits the process, or is to be known of it, in words."""
+        if self.differing:
+            plural = 's' * (len(self.differing) > 1)
+            yield f'differing thread{plural} {" ".join(map(str, self.differing))}'
         if self.no_new_privs:
             yield 'no_new_privs'
         if self.seccomp != 'disabled':
             yield f'seccomp {self.seccomp}'
-        if self.user_namespace not in (None, user_namespace(os.getpid())):
+        if self.user_namespace not in (None, user_namespace('self')):
             yield f'user namespace {self.user_namespace}'
 
 
 def read(pid: int) -> Task:
     """The state of a process or thread; OSError where there is none.  See proc(5)."""
+    require()
     try:
         fields, name = status(f'/proc/{pid}'), comm(f'/proc/{pid}')
     except (FileNotFoundError, ProcessLookupError) as error:
@@ -62,14 +76,29 @@ def read(pid: int) -> Task:
         gids=[int(gid) for gid in fields['Gid'].split()],
         caps=Caps(effective=sets[0], permitted=sets[1], inheritable=sets[2]),
         iab=iab,
-        securebits=list(SecureBits.from_process()) if pid == os.getpid() else None,
+        securebits=list(SecureBits.from_process()) if pid == own_pid() else None,
         no_new_privs=fields['NoNewPrivs'] == '1',
         seccomp=SECCOMP[int(fields.get('Seccomp', 0))],
         user_namespace=user_namespace(pid),
+        differing=_differing(pid, fields) if int(fields['Threads']) > 1 else [],
     )
 
 
-def user_namespace(pid: int) -> int | None:
+def _differing(pid: int, fields: Mapping[str, str]) -> list[int]:
+    """The threads of a process whose state is another than that of the main thread."""
+    if fields['Tgid'] != fields['Pid']:  # a thread was asked for
+        return []
+    threads = []
+    with suppress(OSError):  # gone meanwhile
+        for thread in sorted(map(int, os.listdir(f'/proc/{pid}/task'))):
+            with suppress(OSError):
+                state = status(f'/proc/{pid}/task/{thread}')
+                if any(state.get(name) != fields.get(name) for name in JUDGED_BY):
+                    threads.append(thread)
+    return threads
+
+
+def user_namespace(pid: int | str) -> int | None:
     """The inode number of a process's user namespace; None where that may not be known."""
     try:
         return os.stat(f'/proc/{pid}/ns/user').st_ino
@@ -78,7 +107,8 @@ def user_namespace(pid: int) -> int | None:
 
 
 def everything() -> list[Task]:
-    """Every process, in the order of their ids."""
+    """Every process, in the order of their ids; OSError where /proc is of no use."""
+    require()
     tasks = []
     for pid in sorted(int(name) for name in os.listdir('/proc') if name.isdecimal()):
         with suppress(OSError):  # gone meanwhile
