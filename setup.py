@@ -13,15 +13,31 @@ LIMITED_API = '0x030a0000'
 # A free-threaded CPython before 3.15 has no limited API.
 ABI3 = not sysconfig.get_config_var('Py_GIL_DISABLED')
 
-# What the build needs, in the order in which it is missed.
+# What the build needs, the header that shows it, and the packages that have it.
 NEEDS = {
-    '#include <stdlib.h>': "a C compiler: 'apt install gcc libc6-dev' (Debian), "
-    "'dnf install gcc' (Fedora), 'apk add gcc musl-dev' (Alpine) or 'pacman -S gcc' (Arch)",
-    '#include <Python.h>': "the headers of Python: 'apt install python3-dev' (Debian), "
-    "'dnf install python3-devel' (Fedora) or 'apk add python3-dev' (Alpine)",
-    '#include <sys/capability.h>': "the headers of libcap: 'apt install libcap-dev' (Debian), "
-    "'dnf install libcap-devel libcap-static' (Fedora), "
-    "'apk add libcap-dev libcap-static linux-headers' (Alpine) or 'pacman -S libcap' (Arch)",
+    'a C compiler': (
+        'stdlib.h',
+        {'apt': 'gcc libc6-dev', 'dnf': 'gcc', 'apk': 'gcc musl-dev', 'pacman': 'gcc'},
+    ),
+    'the headers of Python': (
+        'Python.h',
+        {'apt': 'python3-dev', 'dnf': 'python3-devel', 'apk': 'python3-dev', 'pacman': 'python'},
+    ),
+    'the headers of libcap': (
+        'sys/capability.h',
+        {
+            'apt': 'libcap-dev',
+            'dnf': 'libcap-devel libcap-static',
+            'apk': 'libcap-dev libcap-static linux-headers',
+            'pacman': 'libcap',
+        },
+    ),
+}
+INSTALL = {
+    'apt': ('Debian', 'apt install'),
+    'dnf': ('Fedora', 'dnf install'),
+    'apk': ('Alpine', 'apk add'),
+    'pacman': ('Arch', 'pacman -S'),
 }
 
 HARDENED = ['-std=gnu11', '-Wall', '-Wextra', '-fstack-protector-strong']
@@ -44,18 +60,32 @@ class Build(build_ext):
 
     def build_extensions(self):
         with tempfile.TemporaryDirectory() as scratch:
-            for line, what in NEEDS.items():
-                self.require(line, what, scratch)
+            missing = {
+                what: packages
+                for what, (header, packages) in NEEDS.items()
+                if not self.has(header, scratch)
+            }
+        if missing:
+            ways = []
+            for tool, (system, command) in INSTALL.items():
+                names = ' '.join(packages[tool] for packages in missing.values())
+                ways.append(f"'{command} {names}' ({system})")
+            raise SystemExit(f'caps-ppy needs {", ".join(missing)}: {", ".join(ways)}')
         super().build_extensions()
 
-    def require(self, line, what, scratch):
+    def has(self, header, scratch):
+        """Whether a header compiles; without a compiler, whether it is there."""
+        if header != 'stdlib.h' and not self.has('stdlib.h', scratch):
+            places = sysconfig.get_path('include'), '/usr/include'
+            return any(os.path.exists(os.path.join(place, header)) for place in places)
         probe = os.path.join(scratch, 'probe.c')
         with open(probe, 'w') as file:
-            file.write(f'{line}\n')
+            file.write(f'#include <{header}>\n')
         try:
             self.compiler.compile([probe], output_dir=scratch)
         except Exception:
-            raise SystemExit(f'caps-ppy needs {what}') from None
+            return False
+        return True
 
     def build_launcher(self, name, macros=()):
         objects = self.compiler.compile(

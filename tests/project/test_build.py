@@ -86,6 +86,17 @@ def test_without_headers_the_build_names_the_package(build, tmp_path, header, wh
         assert f'({distribution})' in last
 
 
+def test_everything_that_is_missing_is_named_at_once(build, tmp_path):
+    for header in 'Python.h', 'sys/capability.h':
+        path = tmp_path / 'include' / header
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('#error no such file\n')
+    last = refused(build(CPPFLAGS=f'-I{tmp_path / "include"}'), tmp_path)
+    assert 'needs the headers of Python, the headers of libcap: ' in last
+    assert "'apt install python3-dev libcap-dev' (Debian)" in last
+    assert "'pacman -S python libcap' (Arch)" in last
+
+
 def test_the_linker_flags_of_a_packager_reach_the_launcher(build, tmp_path):
     result = build(LDFLAGS='-Wl,--build-id=0xcafecafe')
     assert result.returncode == 0, result.stderr
