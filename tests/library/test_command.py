@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 import pytest
 
 from caps import IAB, CapSet, command
-from support import libcap, needs, needs_root, python, run
+from support import CHILDREN, libcap, needs, needs_root, python, run
 
 CAT = 'cat', '/proc/self/status'
 
@@ -188,84 +188,8 @@ def test_a_typo_is_refused_with_the_nearest_name():
             command(CAT, **{asked: ['cap_kil']})
 
 
-SCENE = """
-import itertools, os, subprocess, sys
-from caps import IAB, Caps, CapSet, SecureBits, command, set_no_new_privs
-
-IDS = 'cap_setuid,cap_setgid'
-NOBODY = 65534
-
-def scene(permitted=None, ambient='', inheritable='', bounding=None, bits=(), uid=0):
-    if uid:
-        before = Caps.from_process()
-        SecureBits(['keep_caps']).apply()
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        Caps(permitted=before.permitted, effective=before.permitted).apply()
-    iab = IAB.from_process()
-    iab.ambient, iab.inheritable = ambient, CapSet(ambient) | CapSet(inheritable)
-    if bounding is not None:
-        iab.bounding &= CapSet(bounding)
-    iab.apply()
-    SecureBits(bits).apply()
-    if permitted is not None:
-        Caps(permitted=permitted, effective=permitted, inheritable=iab.inheritable).apply()
-"""
-
-# A program without capabilities, asked of setpriv by hand in every way, then checked in /proc.
-EVERY_WAY = """
-def asked():
-    for ambient, inheritable, bounding, (user, groups) in itertools.product(
-        ('', 'cap_kill', 'cap_chown'), (None, '', 'cap_chown'), (None, '', 'cap_kill,cap_setpcap'),
-        ((None, ()), (None, (5,)), (NOBODY, ()), (54321, (5,))),
-    ):
-        new = {} if user is None else {'user': user, 'group': user}
-        yield new | {'ambient': ambient, 'inheritable': inheritable, 'bounding': bounding,
-                     'groups': groups}
-
-def refused(options):
-    try:
-        command(['true'], **options)
-    except PermissionError:
-        return True
-
-def by_hand(user=None, group=None, groups=(), **sets):
-    words = ['setpriv']
-    if user is not None:
-        words += [f'--reuid={user}', f'--regid={group}']
-    if groups or user is not None:
-        words.append(f'--groups={groups[0]}' if groups else '--clear-groups')
-    if sets['ambient']:
-        base = now.inheritable if sets['inheritable'] is None else CapSet(sets['inheritable'])
-        sets['inheritable'] = base | CapSet(sets['ambient'])
-    for option, name in (
-        ('inh-caps', 'inheritable'), ('ambient-caps', 'ambient'), ('bounding-set', 'bounding')
-    ):
-        if sets[name] is not None and CapSet(sets[name]) != now[name]:
-            wanted = ['-all', *('+' + one[4:] for one in CapSet(sets[name]))]
-            words.append(f'--{option}={",".join(wanted)}')
-    if now.ambient and CapSet(sets['ambient']) == now.ambient:
-        words.append('--ambient-caps=-all,' + ','.join('+' + one[4:] for one in now.ambient))
-    return [*words, 'cat', '/proc/self/status']
-
-def fails(options):
-    ran = subprocess.run(by_hand(**options), capture_output=True, text=True)
-    if ran.returncode:
-        return True
-    found = dict(line.split(':\\t', 1) for line in ran.stdout.splitlines() if ':\\t' in line)
-    inheritable, ambient = options['inheritable'], CapSet(options['ambient'])
-    bounding = now.bounding if options['bounding'] is None else CapSet(options['bounding'])
-    inheritable = now.inheritable if inheritable is None else CapSet(inheritable)
-    wanted = {'CapAmb': ambient, 'CapInh': inheritable | ambient, 'CapBnd': bounding}
-    return any(int(found[name], 16) != members.mask for name, members in wanted.items())
-
-now = IAB.from_process()
-found = {(refused(options), fails(options)): options for options in asked()}
-wrong = {pair: options for pair, options in found.items() if bool(pair[0]) != bool(pair[1])}
-assert not wrong, wrong
-print(len(found))
-"""
+# A fresh interpreter, which finds itself without what it has not imported before.
+SCENE = 'from by_hand import IDS, NOBODY, command, compare, scene\n'
 
 SCENES = {
     'root': '',
@@ -300,17 +224,14 @@ SCENES = {
 @needs('cap_setpcap', 'cap_kill')
 @pytest.mark.parametrize('scene', SCENES.values(), ids=SCENES)
 def test_it_is_refused_exactly_where_setpriv_by_hand_fails(scene):
-    assert int(python(f'{SCENE}\nscene({scene}){EVERY_WAY}'))
+    assert int(python(f'{SCENE}scene({scene}); compare()', cwd=CHILDREN))
 
 
 @needs_root
 @needs('cap_setpcap', 'cap_kill')
 def test_under_no_new_privs_root_is_given_only_what_it_has():
-    code = f"""{SCENE}
-scene('cap_kill,' + IDS)
-set_no_new_privs()
-{EVERY_WAY}"""
-    assert int(python(code)) == 2
+    code = "import caps; scene('cap_kill,' + IDS); caps.set_no_new_privs(); compare()"
+    assert int(python(SCENE + code, cwd=CHILDREN)) == 2
 
 
 @needs('cap_kill')
@@ -357,7 +278,7 @@ try:
 except PermissionError as error:
     print(error.errno, error.strerror)
 """
-    number, _, printed = python(code).partition(' ')
+    number, _, printed = python(code, cwd=CHILDREN).partition(' ')
     assert int(number) == errno.EPERM
     assert printed.startswith(reason)
 
