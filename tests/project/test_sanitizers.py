@@ -210,13 +210,14 @@ def test_the_tests_find_nothing_wrong_with_a_sanitized_extension(sanitized):
     assert result.returncode == 0, result.stdout[-5000:]
 
 
-READ = "from caps import Caps; Caps.from_file('/bin/sh')"
+# Of a descriptor that fgetxattr(2) refuses, so that its path has to be made.
+READ = "import os; from caps import Caps; Caps.from_file(os.open('/bin/sh', os.O_PATH))"
 
 
 @pytest.mark.parametrize(
     ('file', 'old', 'new', 'found'),
     [
-        ('ext/capstate.h', ' + 3 * sizeof(int)', '', 'stack-buffer-overflow'),
+        ('ext/capstate.h', ' + 3 * sizeof(int)', '', 'stack-buffer-'),
         (
             'ext/capstate.h',
             'unsigned int digits =',
