@@ -9,8 +9,10 @@ from pathlib import Path
 from support import run
 
 SUPPORTED = ['3.10', '3.11', '3.12', '3.13', '3.14']
-# The tests that need no privilege and no ppy, and so run in each of them.
-LIBRARY = [f'library/test_{name}' for name in ('capset', 'text', 'process', 'file', 'import')]
+# The tests that need no ppy and hardly any privilege, and so run in each of them.
+LIBRARY = [
+    f'library/test_{name}' for name in ('capset', 'text', 'process', 'file', 'import', 'raised')
+]
 RUNNING = f'{sys.version_info.major}.{sys.version_info.minor}'
 
 
