@@ -41,6 +41,8 @@ examples:
       a copy in /srv; the last line printed is the one that starts it
   sudo caps ppy mark /srv/ping.py cap_net_raw
       where it is, and as whose it is
+  sudo caps audit --ppy /usr/local/bin/ppy -- /srv/ping.py 192.0.2.1
+      which capabilities it needs, where that is not known
 """
 UNMARK = """\
 examples:

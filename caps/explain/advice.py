@@ -278,7 +278,8 @@ def _on_end(
             'nothing gives the program capabilities, as bounding, which is all that --cap-add '
             'changes for a user who is not root, only limits them'
         )
-        yield Advice('unmarked', f'{text}; {way}')
+        ask = f'caps audit -- {shlex.quote(executable.path)} tells which it needs'
+        yield Advice('unmarked', f'{text}; {way}; {ask}')
     origin = os.path.dirname(program.real_path)
     lost_libraries = vanishing_libraries(program.elf, origin, environ) if program.elf else []
     if step.outcome.secure and lost_libraries:
@@ -303,4 +304,5 @@ def _on_launch(step: Step, script: Executable) -> Iterator[Advice]:
         yield Advice('idle', f'the script must make {after.permitted} effective ({ACTIVATE})')
     else:
         text = 'the mark of the script is empty: it runs as its owner and without capabilities'
-        yield Advice('empty', f'{text}; if it needs any, mark it (setcap CAPABILITIES=i)')
+        ask = f'caps audit --ppy PPY -- {shlex.quote(script.path)} tells which'
+        yield Advice('empty', f'{text}; if it needs any, mark it (setcap CAPABILITIES=i): {ask}')
