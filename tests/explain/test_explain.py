@@ -290,6 +290,7 @@ def test_unmarked_python_of_a_virtual_environment_is_not_to_be_marked(
 def test_interpreter_of_a_script_is_not_to_be_marked(program, script, as_attacker):
     said, _ = happens(script(f'#!{program()}\n', None), as_attacker)
     assert 'mark this one for ppy' in advice(said, 'unmarked').text
+    assert 'caps audit -- ' in advice(said, 'unmarked').text
     assert not any('setcap' in str(one) for one in said.advice)
 
 
@@ -513,7 +514,7 @@ def test_script_of_ppy_without_capabilities(probing_ppy, script, as_attacker):
     path = script(f'#!{probing_ppy.ppy}\n', '=')
     said, _ = happens(path, as_attacker)
     assert not said.after.permitted
-    assert advice(said, 'empty')
+    assert 'caps audit --ppy PPY -- ' in advice(said, 'empty').text
 
 
 @pytest.mark.parametrize(
