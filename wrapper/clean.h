@@ -2,11 +2,11 @@
 #ifndef CLEAN_H
 #define CLEAN_H
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/keyctl.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -92,25 +92,44 @@ static bool is_home(const char *path, uid_t owner)
 	return true;
 }
 
+enum { NAME, UID = 2, DIRECTORY = 5, FIELDS };
+
+/* Cuts a line of /etc/passwd into its fields. What begins with + or - is for NIS, not an account.
+ */
+static bool is_account(char *line, char *fields[FIELDS], uid_t owner)
+{
+	for (int n = 0; n < FIELDS; n++)
+		if (!(fields[n] = strsep(&line, ":\n")))
+			return false;
+	char *end;
+	unsigned long uid = strtoul(fields[UID], &end, 10);
+	return *fields[NAME] && !strchr("+-#", *fields[NAME]) && isdigit(*fields[UID]) && !*end &&
+	       uid == owner;
+}
+
 /* From /etc/passwd alone, since other sources of accounts would be code and files of their own. */
 static void set_account(uid_t owner)
 {
+	static char *line; /* freed by the execution */
+	size_t size = 0;
+	char *fields[FIELDS], home[PATH_MAX];
+	bool is_found = false;
 	FILE *accounts = fopen("/etc/passwd", "re");
 	if (!accounts && errno != ENOENT)
 		refuse_errno("/etc/passwd");
-	struct passwd *account = NULL;
-	while (accounts && (account = fgetpwent(accounts)) && account->pw_uid != owner)
-		;
-	char home[PATH_MAX];
-	bool has_home = account && *account->pw_dir == '/' && realpath(account->pw_dir, home) &&
-			is_home(home, owner);
-	set_variable("HOME", has_home ? home : "/");
-	if (account) {
-		set_variable("USER", account->pw_name);
-		set_variable("LOGNAME", account->pw_name);
-	}
+	while (accounts && !is_found && getline(&line, &size, accounts) >= 0)
+		is_found = is_account(line, fields, owner);
+	if (accounts && (ferror(accounts) || (!is_found && !feof(accounts)))) /* or no memory */
+		refuse_errno("/etc/passwd");
 	if (accounts)
 		fclose(accounts);
+	bool has_home = is_found && *fields[DIRECTORY] == '/' &&
+			realpath(fields[DIRECTORY], home) && is_home(home, owner);
+	set_variable("HOME", has_home ? home : "/");
+	if (is_found) {
+		set_variable("USER", fields[NAME]);
+		set_variable("LOGNAME", fields[NAME]);
+	}
 }
 
 static void set_number(const char *name, unsigned int number)

@@ -6,14 +6,15 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from caps import CapSet
+from caps import Caps, CapSet
 from caps.admin.ppy import install
-from support import needs_root, run
+from support import needs, needs_root, run
 from support.accounts import Account
 from support.launchers import MODES, REPORT, Ppy
 
@@ -313,6 +314,73 @@ def test_environment_of_an_owner_without_an_account(ppy, script, accounts):
     assert state['uid'] == [NOBODY_KNOWN.uid] * 3
     assert state['environ']['HOME'] == '/'
     assert not {'USER', 'LOGNAME'} & set(state['environ'])
+
+
+@pytest.fixture
+def as_listed(ppy, scene, accounts):
+    """A function that launches a script where /etc/passwd has other lines, or cannot be read."""
+
+    def launch(path, lines, *before, launcher=ppy.path):
+        listed = scene / 'passwd'
+        if lines is None:
+            os.mknod(listed, stat.S_IFCHR | 0o644, os.makedev(0, 0))
+        else:
+            listed.write_text(lines)
+        enter = ['unshare', '-m', 'sh', '-c', 'mount --bind "$0" /etc/passwd && exec "$@"', listed]
+        ids = [f'--reuid={accounts.attacker.uid}', f'--regid={accounts.attacker.gid}']
+        return run(*enter, 'setpriv', *ids, '--clear-groups', *before, launcher, path)
+
+    return launch
+
+
+ENTRY = '{name}:x:{uid}:0::/etc:'
+LISTED = {
+    'an account': (f'{ENTRY}\n', True),
+    'the first of two': (f'{ENTRY}\nother:x:{{uid}}:0::/:\n', True),
+    'without an end': (ENTRY, True),
+    'after a long line': ('x' * 100_000 + f'\n\n#\nx:y:\n{ENTRY}\n', True),
+    'of NIS': ('+::::::\n+@admins::{uid}::::\n+x:x:{uid}:0::/etc:\n', False),
+    'excluded from NIS': ('-x:x:{uid}:0::/etc:\n', False),
+    'a comment': ('#{name}:x:{uid}:0::/etc:\n', False),
+    'without a name': (':x:{uid}:0::/etc:\n', False),
+    'short': ('{name}:x:{uid}\n', False),
+    'with another number': ('{name}:x:{uid}x:0::/etc:\nx:x:+{uid}:0::/etc:\n', False),
+    'with no number': ('{name}:x::0::/etc:\n', False),
+}
+
+
+@needs('cap_sys_admin')
+@pytest.mark.parametrize(('lines', 'known'), LISTED.values(), ids=LISTED)
+def test_account_is_that_of_a_line_for_it_alone(as_listed, script, accounts, lines, known):
+    owner = accounts.owner
+    done = as_listed(script(), lines.format(name=owner.name, uid=owner.uid))
+    environ = json.loads(done.stdout)['environ']
+    expected = ('/etc', owner.name, owner.name) if known else ('/', None, None)
+    assert tuple(map(environ.get, ('HOME', 'USER', 'LOGNAME'))) == expected
+
+
+@needs('cap_sys_admin')
+def test_root_is_not_a_line_of_nis(scene, as_listed, script, ppy):
+    installed = install('/bin/sh', scene / 'prefix', allow_root=True, **MODES[ppy.mode])
+    path = script('echo "$HOME $USER"', None)
+    os.chown(path, 0, 0)
+    Caps('cap_kill=i').apply(path)
+    done = as_listed(path, '+\n+@admins\n+:x:0:0::/etc:\n', launcher=installed.ppy)
+    assert done.stdout == '/ \n', done.stderr
+
+
+UNREADABLE = {
+    'no device': (None, 'No such device'),
+    'too long': ('x' * (64 << 20), 'Cannot allocate'),
+}
+
+
+@needs('cap_sys_admin', 'cap_mknod')
+@pytest.mark.parametrize(('lines', 'reason'), UNREADABLE.values(), ids=UNREADABLE)
+def test_accounts_that_cannot_be_read_are_not_taken_for_none(as_listed, script, lines, reason):
+    done = as_listed(script(), lines, 'prlimit', f'--data={32 << 20}')
+    assert (done.returncode, done.stdout) == (126, '')
+    assert done.stderr.startswith(f'ppy: /etc/passwd: {reason}')
 
 
 HOMES = {
