@@ -55,8 +55,9 @@ class Build(build_ext):
 
     def run(self):
         super().run()
-        self.build_launcher('ppy')
-        self.build_launcher('ppy-check', [('CHECK_ONLY', '1')])
+        version = ('PPY_VERSION', f'"{self.distribution.get_version()}"')
+        self.build_launcher('ppy', [version])
+        self.build_launcher('ppy-check', [version, ('CHECK_ONLY', '1')])
 
     def build_extensions(self):
         with tempfile.TemporaryDirectory() as scratch:
@@ -87,12 +88,12 @@ class Build(build_ext):
             return False
         return True
 
-    def build_launcher(self, name, macros=()):
+    def build_launcher(self, name, macros):
         objects = self.compiler.compile(
             ['wrapper/ppy.c'],
             output_dir=os.path.join(self.build_temp, name),
             include_dirs=['ext'],
-            macros=list(macros),
+            macros=macros,
             extra_preargs=HARDENED + WERROR + LAUNCHER,
         )
         target = os.path.join(os.path.dirname(self.get_ext_fullpath('caps._caps')), name)

@@ -1,5 +1,7 @@
 /* What ppy says, on standard error and in the system log. A rule that does not hold ends it in
-   refuse(); ppy-check, compiled with -DCHECK_ONLY, prints each rule and goes on. */
+   refuse(); ppy-check, compiled with -DCHECK_ONLY, prints each rule and goes on. With --tsv it
+   prints for programs: verdict, subject, rule and fix, with tabs between them, quoted for a shell.
+ */
 #ifndef MESSAGE_H
 #define MESSAGE_H
 
@@ -26,7 +28,12 @@ enum { LOG_AUTHPRIV_INFO = 10 << 3 | 6, LOG_AUTHPRIV_WARNING = 10 << 3 | 4 };
 static uid_t caller;
 static gid_t caller_group;
 
-static bool failed; /* in ppy-check, which goes on to the next check */
+/* For ppy-check: what it prints once it has a script, how many rules do not hold, and whether a
+   line of it was lost. */
+static enum { NO_REPORT, EVERY_RULE, BROKEN_RULES, TABLE } report;
+static unsigned int broken;
+static bool is_unread;
+
 static char message[16 * PATH_MAX];
 
 /* A name as a shell reads it back, so that none can fool the terminal or the admin's paste. The
@@ -73,7 +80,7 @@ static void print_message(int fd, const char *prefix)
 	struct iovec parts[] = {
 	    {(char *)prefix, strlen(prefix)}, {message, strlen(message)}, {"\n", 1}};
 	if (writev(fd, parts, 3) < 0)
-		failed = true;
+		is_unread = true;
 }
 
 /* What makes a rule hold: a command to paste, or a sentence where no single command does. */
@@ -90,12 +97,63 @@ __attribute__((format(printf, 1, 2))) static const char *fix_by(const char *form
 /* A rule is what must hold of the subject. Where nothing can be advised, there is no fix. */
 static void compose(const char *subject, const char *rule, const char *fix)
 {
-	snprintf(message, sizeof message, "%s: %s%s%s", quote(subject), rule, fix ? "; fix: " : "",
-		 fix ? fix : "");
+	if (report == TABLE)
+		snprintf(message, sizeof message, "%s\t%s\t%s", quote(subject), rule,
+			 fix ? fix : "");
+	else
+		snprintf(message, sizeof message, "%s: %s%s%s", quote(subject), rule,
+			 fix ? "; fix: " : "", fix ? fix : "");
+}
+
+static char reported[1 << 16]; /* the lines of ppy-check, each ended by a zero */
+static size_t reported_size;
+
+/* Several files have the same directories above them. */
+static bool is_repeated(void)
+{
+	size_t length = strlen(message) + 1;
+	for (size_t n = 0; n < reported_size; n += strlen(reported + n) + 1)
+		if (strcmp(reported + n, message) == 0)
+			return true;
+	if (length <= sizeof reported - reported_size) {
+		strcpy(reported + reported_size, message);
+		reported_size += length;
+	}
+	return false;
+}
+
+static void report_rule(bool holds, const char *subject, const char *rule, const char *fix)
+{
+	static const char *const prefixes[][2] = {{"REFUSED ", "ok      "}, {"refused\t", "ok\t"}};
+	compose(subject, rule, holds ? NULL : fix);
+	if (is_repeated())
+		return;
+	broken += !holds;
+	if (!holds || report != BROKEN_RULES)
+		print_message(1, prefixes[report == TABLE][holds]);
+}
+
+/* The end of ppy-check: what ppy would do. */
+static _Noreturn void conclude(int status, bool is_complete)
+{
+	if (!broken)
+		strcpy(message, "ppy would start this script");
+	else
+		snprintf(message, sizeof message, "ppy refuses this script: %u %s not hold%s",
+			 broken, broken == 1 ? "rule does" : "rules do",
+			 is_complete ? "" : ", and the rest was not looked at");
+	if (report == EVERY_RULE)
+		print_message(1, "");
+	_exit(is_unread ? REFUSED : status);
 }
 
 static _Noreturn void refuse(int status, const char *subject, const char *rule, const char *fix)
 {
+	if (report != NO_REPORT) {
+		status = broken ? REFUSED : status; /* where ppy ended before */
+		report_rule(false, subject, rule, fix);
+		conclude(status, false);
+	}
 	compose(subject, rule, fix);
 	if (!CHECK_ONLY) { /* first, since the caller's standard error may be the end of ppy */
 		if (log_socket < 0) {
@@ -104,8 +162,8 @@ static _Noreturn void refuse(int status, const char *subject, const char *rule, 
 		}
 		log_message(LOG_AUTHPRIV_WARNING);
 	}
-	print_message(2, CHECK_ONLY ? "REFUSED " : "ppy: ");
-	_exit(failed ? REFUSED : status);
+	print_message(2, CHECK_ONLY ? "ppy-check: " : "ppy: ");
+	_exit(status);
 }
 
 static _Noreturn void refuse_errno(const char *subject)
@@ -115,13 +173,10 @@ static _Noreturn void refuse_errno(const char *subject)
 
 static void must(bool holds, const char *subject, const char *rule, const char *fix)
 {
-	if (!CHECK_ONLY && !holds)
+	if (CHECK_ONLY)
+		report_rule(holds, subject, rule, fix);
+	else if (!holds)
 		refuse(REFUSED, subject, rule, fix);
-	if (!CHECK_ONLY)
-		return;
-	failed |= !holds;
-	compose(subject, rule, holds ? NULL : fix);
-	print_message(1, holds ? "ok      " : "REFUSED ");
 }
 
 #endif

@@ -35,6 +35,26 @@ static const volatile struct {
 } record = {
     .magic = {'c', 'a', 'p', 's', '-', 'p', 'p', 'y', '-', 'r', 'e', 'c', 'o', 'r', 'd', '1'}};
 
+#ifndef PPY_VERSION /* setup.py has it */
+#define PPY_VERSION "unknown"
+#endif
+
+static const char *const version = CHECK_ONLY ? "ppy-check " PPY_VERSION : "ppy " PPY_VERSION;
+static const char *const usage =
+    CHECK_ONLY ? "ppy-check [--quiet | --tsv] SCRIPT" : "ppy SCRIPT [ARGUMENT]...";
+static const char *const help =
+    CHECK_ONLY
+	? "Usage: ppy-check [--quiet | --tsv] SCRIPT\n\n"
+	  "Says whether ppy would start a script, and which rules hold; needs no privilege.\n"
+	  "  --quiet  prints only the rules that do not hold\n"
+	  "  --tsv    prints for programs: verdict, subject, rule and fix, with tabs between them"
+	: "Usage: ppy SCRIPT [ARGUMENT]...\n"
+	  "       #!/usr/local/bin/ppy, alone as the first line of SCRIPT\n\n"
+	  "Starts a script as the owner of its file, with the inheritable capabilities of its "
+	  "file\n"
+	  "and no other privilege. Takes no options but --help and --version, each alone.\n"
+	  "ppy-check SCRIPT says whether a script would be started, and if not, why.";
+
 static char capped[PATH_MAX];	/* the copy of the interpreter that carries capabilities */
 static char original[PATH_MAX]; /* the interpreter as the script is to see it */
 
@@ -95,16 +115,6 @@ static void act_as_caller(void)
 		refuse_errno("capset(2)");
 }
 
-static const char *check_arguments(int argc, char **argv)
-{
-	if (argc < 2 || !*argv[1] || *argv[1] == '-')
-		refuse(REFUSED, "usage",
-		       CHECK_ONLY ? "ppy-check SCRIPT" : "ppy SCRIPT [ARGUMENT]...", NULL);
-	if (strlen(argv[1]) >= PATH_MAX)
-		refuse(REFUSED, "the script's path", strerror(ENAMETOOLONG), NULL);
-	return argv[1];
-}
-
 static bool is_setuid(int fd)
 {
 	struct stat st;
@@ -148,6 +158,10 @@ static int open_ppy(char path[PATH_MAX])
 	CAPS_OPEN int running = open("/proc/self/exe", O_PATH | O_CLOEXEC);
 	if (running < 0)
 		refuse_errno("/proc/self/exe");
+	struct stat st;
+	if (fstat(running, &st) < 0 || st.st_nlink == 0)
+		refuse(REFUSED, "ppy", "must not be replaced or removed while it starts",
+		       "run it again");
 	locate(running, "ppy", path);
 	char *suffix = strrchr(path, '-');
 	if (CHECK_ONLY && suffix && strcmp(suffix, "-check") == 0)
@@ -156,6 +170,45 @@ static int open_ppy(char path[PATH_MAX])
 	if (fd < 0)
 		refuse(REFUSED, path, strerror(errno), inspect);
 	return fd;
+}
+
+static _Noreturn void answer(const char *text)
+{
+	strcpy(message, text);
+	print_message(1, "");
+	_exit(is_unread ? REFUSED : 0);
+}
+
+static _Noreturn void refuse_option(const char *option)
+{
+	char path[PATH_MAX];
+	CAPS_OPEN int fd = open_ppy(path);
+	const char *ppy = quote(path);
+	refuse(
+	    REFUSED, option, "must be the path of a script, since ppy takes no options",
+	    fix_by("%s SCRIPT [ARGUMENT]..., or #!%s alone as the first line of SCRIPT", ppy, ppy));
+}
+
+static const char *check_arguments(int argc, char **argv)
+{
+	if (argc == 2 && strcmp(argv[1], "--version") == 0)
+		answer(version);
+	if (argc == 2 && strcmp(argv[1], "--help") == 0)
+		answer(help);
+	char **word = argv + 1;
+	bool is_quiet = CHECK_ONLY && argc > 2 && strcmp(*word, "--quiet") == 0;
+	bool is_tsv = CHECK_ONLY && argc > 2 && strcmp(*word, "--tsv") == 0;
+	if (is_quiet || is_tsv)
+		word++;
+	if (argc < 2 || !**word || (CHECK_ONLY && **word == '-'))
+		refuse(REFUSED, "usage", usage, NULL);
+	if (**word == '-')
+		refuse_option(*word);
+	if (CHECK_ONLY)
+		report = is_tsv ? TABLE : is_quiet ? BROKEN_RULES : EVERY_RULE;
+	if (strlen(*word) >= PATH_MAX)
+		refuse(REFUSED, "the script's path", strerror(ENAMETOOLONG), NULL);
+	return *word;
 }
 
 /* What ppy has, or for ppy-check what it would have. */
@@ -426,8 +479,8 @@ int main(int argc, char **argv)
 		open_log(); /* while the caller can still not take all descriptors away */
 	if (argc < 1)
 		return NOT_FOUND;
-	read_record();
 	const char *name = check_arguments(argc, argv);
+	read_record();
 	check_privilege();
 
 	char path[PATH_MAX];
@@ -439,7 +492,7 @@ int main(int argc, char **argv)
 	check_programs(&script, mark);
 	check_sets(mark, path);
 	if (CHECK_ONLY)
-		return failed ? REFUSED : 0;
+		conclude(broken ? REFUSED : 0, true);
 	clean_environment(script.st_uid);
 	clean_process();
 	leave_keyring();

@@ -89,15 +89,16 @@ def checks_of(given: Given, process: Process, is_other: bool) -> Iterator[Check]
     if is_other and os.geteuid() == 0:
         account = Account(process.uid.real, process.gid.real, process.groups)
     try:
-        done = run_as([program, os.path.abspath(script.path)], account)
+        done = run_as([program, '--tsv', os.path.abspath(script.path)], account)
     except (OSError, RunError) as error:
         yield Check(False, f'{program}: must run, and not end with {error}')
         return
     said = []
-    for line in os.fsdecode(done.output + done.errors).splitlines():
-        verdict, _, rest = line.partition(' ')
-        text, _, fix = rest.strip().partition('; fix: ')
-        said.append(Check(verdict == 'ok', text, fix or None))
+    for line in os.fsdecode(done.output).splitlines():
+        verdict, *fields = line.split('\t')
+        if len(fields) == 3:
+            subject, rule, fix = fields
+            said.append(Check(verdict == 'ok', f'{subject}: {rule}', fix or None))
     yield from said
     if not said or (done.status and all(check.holds for check in said)):
         yield Check(False, f'{program}: must say what holds, and not end with {done.status}')

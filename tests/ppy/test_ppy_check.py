@@ -1,6 +1,7 @@
 """ppy-check says what ppy would do, and why, without any privilege."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -24,8 +25,10 @@ def check(ppy, *arguments, before=(), **options):
 
 
 def verdicts(done):
-    """The lines of ppy-check, each without its verdict, in two lists: what holds, what does not."""
-    lines = (done.stdout + done.stderr).splitlines()
+    """The rules that hold, and those that do not, each as the rest of its line."""
+    *lines, verdict = done.stdout.splitlines()
+    assert (verdict == 'ppy would start this script') == (done.returncode == 0), verdict
+    assert (done.stderr, len(lines)) == ('', len({*lines}))
     assert all(line.startswith((OK, REFUSED)) for line in lines), lines
     return tuple([line[8:] for line in lines if line.startswith(word)] for word in (OK, REFUSED))
 
@@ -161,12 +164,59 @@ def test_ppy_check_sees_the_mount_as_ppy_does(scene, script, accounts, ppy, opti
         subprocess.run(['umount', scene], check=True)
 
 
-@pytest.mark.parametrize('arguments', [[], [''], ['-c'], ['--help']])
+@pytest.mark.parametrize('arguments', [[], [''], ['-c'], ['--tsv'], ['--tsv', '--quiet', 'x']])
 def test_ppy_check_wants_a_script(accounts, ppy, arguments):
-    for name, prefix in ('', 'ppy: '), ('-check', 'REFUSED '):
-        done = run(f'{ppy.path}{name}', *arguments, account=accounts.attacker)
-        assert (done.returncode, done.stdout) == (126, '')
-        assert done.stderr.startswith(f'{prefix}usage: ppy{name} SCRIPT')
+    done = check(ppy, *arguments, account=accounts.attacker)
+    assert (done.returncode, done.stdout) == (126, '')
+    assert done.stderr == 'ppy-check: usage: ppy-check [--quiet | --tsv] SCRIPT\n'
+
+
+@pytest.mark.parametrize('option', ['--help', '--version'])
+@pytest.mark.parametrize('name', ['ppy', 'ppy-check'])
+@pytest.mark.parametrize('installed', [True, False], ids=['installed', 'not installed'])
+def test_programs_say_what_they_are(ppy, accounts, installed, name, option):
+    place = ppy.path.parent if installed else ROOT / 'caps'
+    done = run(place / name, option, account=accounts.attacker if installed else None)
+    project = (ROOT / 'pyproject.toml').read_text()
+    version = re.search('^version = "(.*)"$', project, re.MULTILINE)[1]
+    begin = {'--help': f'Usage: {name} ', '--version': f'{name} {version}\n'}[option]
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.startswith(begin)
+    with open('/dev/full', 'w') as full:
+        done = run(place / name, option, capture_output=False, stdout=full)
+    assert done.returncode == 126
+
+
+def test_ppy_check_for_programs(scene, script, accounts, ppy):
+    it = Scene(scene, script, accounts, ppy)
+    it.rename("a\tb\n'\x1b[m\udcff")
+    it.mode(0o775, it.arguments[0])
+    done = check(ppy, '--tsv', *it.arguments, account=accounts.attacker)
+    rows = [line.split('\t') for line in done.stdout.splitlines()]
+    assert (done.returncode, done.stderr, {len(row) for row in rows}) == (126, '', {4})
+    assert re.fullmatch(r'[ -~\t\n]+', done.stdout)
+    (refused,) = [row for row in rows if row[0] != 'ok']
+    assert refused[0] == 'refused'
+    assert refused[2] == 'must not be writable by group or others'
+    said = run('bash', '-c', f'printf %s {refused[1]}', text=False).stdout
+    assert said == os.fsencode(it.arguments[0])
+    run('bash', '-c', refused[3], check=True)
+    done = check(ppy, '--tsv', *it.arguments, account=accounts.attacker)
+    assert (done.returncode, {line[:3] for line in done.stdout.splitlines()}) == (0, {'ok\t'})
+    done = check(ppy, '--tsv', '/absent', account=accounts.attacker)
+    assert (done.returncode, done.stderr) == (127, '')
+    assert done.stdout.splitlines()[-1] == 'refused\t/absent\tNo such file or directory\t'
+
+
+def test_quiet_ppy_check_says_only_what_does_not_hold(script, accounts, ppy):
+    path = script('', 'cap_net_raw=i')
+    done = check(ppy, '--quiet', path, account=accounts.attacker)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+    path.chmod(0o757)
+    Caps('cap_net_raw=i').apply(path)
+    done = check(ppy, '--quiet', path, account=accounts.attacker)
+    rule = f'{path}: must not be writable by group or others; fix: chmod go-w {path}'
+    assert (done.returncode, done.stdout) == (126, f'REFUSED {rule}\n')
 
 
 def test_ppy_check_sees_what_its_caller_can_do(scene, script, accounts, ppy):
@@ -299,5 +349,5 @@ def test_ppy_check_refuses_ppy_itself_where_root_may_own_scripts(scene, accounts
 def test_ppy_check_that_is_not_installed_says_so(accounts, scene):
     program = shutil.copy(ROOT / 'caps' / 'ppy-check', scene)
     done = run(program, '/bin/sh', account=accounts.attacker)
-    assert (done.returncode, done.stdout) == (126, '')
-    assert done.stderr == 'REFUSED ppy: must have been installed; fix: caps ppy install\n'
+    assert (done.returncode, done.stderr) == (126, '')
+    assert verdicts(done) == ([], ['ppy: must have been installed; fix: caps ppy install'])

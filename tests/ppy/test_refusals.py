@@ -288,19 +288,48 @@ def test_process_that_is_kept_from_privilege_is_refused(ppy, path, as_attacker, 
     assert_refused(run(*as_attacker, option, ppy.path, path), saying)
 
 
-USAGE = [[], [''], ['--help'], ['-', 'script'], ['--', 'script']]
+USAGE = [[], [''], ['', 'script']]
+OPTIONS = [['-u', 'script'], ['-c', 'code'], ['-m'], ['-'], ['--', 'script'], ['--help', 'script']]
 LONG = [['x' * 256], ['./' * 2045 + 'script'], ['./' * 20000 + 'script']]
 
 
 @pytest.mark.parametrize(
     ('arguments', 'saying'),
-    [(words, 'usage: ppy SCRIPT') for words in USAGE]
+    [(words, 'usage: ppy SCRIPT [ARGUMENT]...') for words in USAGE]
+    + [
+        (words, f'{words[0]}: must be the path of a script, since ppy takes no')
+        for words in OPTIONS
+    ]
     + [(words, 'File name too long') for words in LONG],
-    ids=['none', 'empty', 'option', 'dash', 'dashes', 'long name', 'long path', 'longer path'],
+    ids=repr,
 )
 def test_arguments_without_a_script_are_refused(ppy, path, as_attacker, arguments, saying):
     assert_launched(ppy.run('./' * 2044 + 'script', cwd=path.parent))
     assert_refused(run(*as_attacker, ppy.path, *arguments, cwd=path.parent), saying)
+
+
+def test_option_in_the_first_line_is_refused_with_the_first_line_that_works(
+    ppy, path, do, as_attacker
+):
+    path.write_text(f'#!{ppy.path} -u\necho ran')
+    do(MARK)
+    fix = assert_refused(run(*as_attacker, path), '-u: must be the path of a script')
+    first_line = re.search('(#!.*) alone as the first line of SCRIPT$', fix)[1]
+    path.write_text(f'{first_line}\necho ran')
+    do(MARK)
+    assert_launched(run(*as_attacker, path))
+
+
+def test_ppy_that_is_removed_while_it_starts_says_so(reinstall, path, accounts):
+    ppy = reinstall()
+    held = os.open(ppy.path, os.O_PATH)
+    os.set_inheritable(held, True)
+    ppy.path.unlink()
+    start = ['sh', '-c', f'exec /proc/self/fd/{held} "$0"', path]
+    done = run(*start, account=accounts.attacker, pass_fds=[held])
+    os.close(held)
+    saying = 'ppy: must not be replaced or removed while it starts'
+    assert assert_refused(done, saying) == 'run it again'
 
 
 def test_empty_argument_vector_is_refused(ppy):

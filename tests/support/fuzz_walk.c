@@ -138,7 +138,7 @@ static void check_walk(uid_t owner, const char *target)
 	}
 	const struct way way = {owner, "must be owned by the right account", "a fix"};
 	walk_to(text, &way, known ? &expected : NULL);
-	REQUIRE(sound == !failed);
+	REQUIRE(sound == !broken);
 }
 
 static void check_variable(const char *name)
@@ -173,8 +173,8 @@ static void check_name(void)
 	locate(fd, name, path);
 	cap_t mark = check_script(fd, path, &st);
 	REQUIRE(mark);
-	REQUIRE(failed || is_sound(path, st.st_uid, &st));
-	REQUIRE(failed || (st.st_uid && !(st.st_mode & 022) && st.st_mode & 0111));
+	REQUIRE(broken || is_sound(path, st.st_uid, &st));
+	REQUIRE(broken || (st.st_uid && !(st.st_mode & 022) && st.st_mode & 0111));
 }
 
 /* A path of the tree's own names, which are more often there than the fuzzer's. */
@@ -207,7 +207,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size < 1 || size > sizeof text - 1)
 		return -1;
 	unsigned int choice = *data;
-	failed = false;
+	broken = 0;
+	reported_size = 0;
 	memcpy(text, data + 1, size - 1);
 	text[size - 1] = '\0';
 	if (choice & 1)
