@@ -10,7 +10,7 @@ import os
 import pwd
 import secrets
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from caps import Caps, _caps
 from caps.admin.transaction import AdminError
@@ -95,16 +95,17 @@ def exchange(one: str, other: str) -> None:
     os.rename(f'{one}.old', one)
 
 
-def sync(directory: str) -> None:
-    """Have the names in a directory on the disk."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that cannot
-            raise
-    finally:
-        os.close(fd)
+def sync(directory: str | int) -> None:
+    """Have the names in a directory, by its path or descriptor, on the disk."""
+    with ExitStack() as held:
+        if isinstance(directory, str):
+            directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, directory)
+        try:
+            os.fsync(directory)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that cannot
+                raise
 
 
 def unused_id() -> int:

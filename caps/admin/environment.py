@@ -5,23 +5,23 @@ looked at and changed from there, without following a link.
 """
 
 import errno
-import fcntl
 import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from caps import Caps
 from caps.accounts import user_name
 from caps.admin.copies import is_ours, strip, unused_id
-from caps.admin.transaction import AdminError
+from caps.admin.transaction import AdminError, lock, unlock
 from caps.system.run import Account, RunError, run_as
 
 UNMARKED = '.unmarked'  # what the name of a python ends in while a marked copy is in its place
 PYTHON = re.compile(r'python[0-9.]*')
 TEMPORARY = re.compile(r'\.python[0-9.]*\.[0-9a-f]{16}')
+LOCK = '.caps.lock'
 SIZE = 1 << 28  # bytes that a python may have
 
 
@@ -106,12 +106,24 @@ class Bin:
     def leftovers(self) -> list[str]:
         """What an interrupted command has left: files that only this account can have made."""
         left = []
-        for name in filter(TEMPORARY.fullmatch, os.listdir(self.fd)):
+        for name in os.listdir(self.fd):
+            if not TEMPORARY.fullmatch(name):
+                continue
             with suppress(FileNotFoundError):
                 info = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
                 if info.st_uid == os.geteuid() and not stat.S_ISDIR(info.st_mode):
                     left.append(name)
         return left
+
+    def lock(self, held: ExitStack) -> None:
+        """Have no other command change it until a stack is closed."""
+        try:
+            fd = lock(LOCK, self.fd, wait=False)  # its owner could have us wait for ever
+        except BlockingIOError:
+            raise VenvError(f'{self.top}/bin is being changed by another command') from None
+        if fd is not None:
+            held.callback(os.close, fd)
+            held.callback(unlock, fd, LOCK, self.fd)
 
     def sweep(self) -> list[str]:
         """Take what an interrupted command has left away, and its mark wherever it goes."""
@@ -185,7 +197,7 @@ class Bin:
 
 @contextmanager
 def opened(directory: str | os.PathLike[str]) -> Iterator[Bin]:
-    """The bin directory of an environment, which no other command changes meanwhile."""
+    """The bin directory of an environment."""
     os.stat(directory)  # an empty path names nothing, and to realpath() the working directory
     path = os.path.realpath(directory)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -202,10 +214,7 @@ def opened(directory: str | os.PathLike[str]) -> Iterator[Bin]:
     finally:
         os.close(top)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its owner could have us wait for ever
         yield Bin(path, fd)
-    except BlockingIOError:
-        raise VenvError(f'{path}/bin is in the hands of another command: try again') from None
     except PermissionError as error:
         fix = ': run this with sudo' if os.geteuid() else ''
         raise VenvError(f'{path}/bin: {error.strerror}{fix}') from None

@@ -72,6 +72,11 @@ class Installation:
         return os.path.realpath(os.path.join(self.prefix, 'libexec'))
 
     @property
+    def lock(self) -> str:
+        """The file that is there while a command changes the installation."""
+        return f'{self.libexec}/.{self.name}.lock'
+
+    @property
     def command(self) -> str:
         """The command that makes this installation again."""
         words = ['caps', 'ppy', 'install', '--interpreter', self.original]

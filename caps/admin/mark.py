@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from caps import Caps, CapSet
 from caps.accounts import id_of, user_name
-from caps.admin.copies import take_back, write_copy
+from caps.admin.copies import sync, take_back, write_copy
 from caps.admin.installation import Installation, named, recorded
 from caps.admin.places import stops
 from caps.admin.transaction import AdminError, transaction
@@ -231,7 +231,8 @@ def _copy(
     undo.callback(take_back, written, temporary, place)
     _check(ppy, f'{directory}/{temporary}', *owner)
     os.rename(temporary, name, src_dir_fd=place, dst_dir_fd=place)
-    os.fsync(place)
+    undo.pop_all()
+    sync(place)
     return f'{directory}/{name}'
 
 

@@ -28,7 +28,7 @@ from caps.admin.installation import (
 )
 from caps.admin.places import directory_flaws, interpreter_flaws, place_flaws, without_links
 from caps.admin.proof import InstallError, library_flaws, prove
-from caps.admin.transaction import lock, transaction
+from caps.admin.transaction import lock, transaction, unlock
 from caps.system.launcher import (
     ALLOW_ROOT,
     LAUNCHER_CAPS,
@@ -100,6 +100,7 @@ def install(
         for launcher, (place, *_) in zip(launchers, plan.launchers(), strict=True):
             _put(launcher, place, undo)
         sync(os.path.dirname(plan.ppy))
+        undo.pop_all()  # what is cleaned from here on cannot be undone
         problems = _clean(plan, stage, launchers, installed)
     result = installation_at(prefix, name)
     result.problems += problems
@@ -123,8 +124,9 @@ def remove(prefix: PathText = PREFIX, name: str = NAME) -> None:
     for directory in (plan.prefix, os.path.dirname(plan.ppy), plan.libexec):
         _refuse(strangers(directory))  # who could have it name what is not its own
     with ExitStack() as held, transaction():
-        if (fd := lock(plan.libexec)) is not None:
+        if (fd := lock(plan.lock)) is not None:
             held.callback(os.close, fd)
+            held.callback(unlock, fd, plan.lock)
         for directory in plan.stages():
             shutil.rmtree(directory)
         for path in filter(_is_ours, launchers):
@@ -158,9 +160,11 @@ def _lock(plan: Installation, held: ExitStack, undo: ExitStack) -> None:
         _make_directory(plan.libexec, undo)
         # Where it was missing, another account may have made it meanwhile.
         _refuse(place_flaws(plan.libexec))
-        if (fd := lock(plan.libexec)) is not None:  # who had it may have undone all of it
+        if (fd := lock(plan.lock)) is not None:  # who had it may have undone all of it
             break
     held.callback(os.close, fd)
+    held.callback(unlock, fd, plan.lock)
+    undo.callback(unlock, fd, plan.lock)  # before its directory goes
     _make_directory(os.path.dirname(plan.ppy), undo)
     _refuse(place_flaws(os.path.dirname(plan.ppy)))
 
@@ -283,7 +287,9 @@ def _clean(
     if replaced:
         time.sleep(LAUNCH)
     else:
-        os.rmdir(os.path.dirname(launchers[0]))
+        work = os.path.dirname(launchers[0])
+        with _noting(problems, work):
+            os.rmdir(work)
     for launcher in replaced:
         with _noting(problems, launcher):
             _retire(launcher)
@@ -306,7 +312,7 @@ def _noting(problems: list[str], path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        problems.append(f'{path} is of an earlier installation and stays: {error.strerror}')
+        problems.append(f'{path} is not in use and stays: {error.strerror}')
 
 
 def _retire(launcher: str) -> None:

@@ -37,29 +37,49 @@ def transaction() -> Iterator[ExitStack]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def lock(directory: str) -> int | None:
-    """Wait for the lock of a directory; None where the path has come to name another or none."""
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        while not _take(fd):
-            stop_if_signalled()
-            time.sleep(0.05)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(fd), os.lstat(directory)):
+def lock(path: str, directory: int | None = None, wait: bool = True) -> int | None:
+    """Hold a lock: a file that only this account can open, so that no other keeps us waiting.
+
+    path, directory: of the file, which is there only as long, and the descriptor it starts from
+    wait: for who has it; else BlockingIOError is raised
+
+    Returns a descriptor, or None where the path's directory is gone.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        try:
+            fd = os.open(path, flags, 0o600, dir_fd=directory)
+        except FileNotFoundError:
+            return None
+        try:
+            _take(fd, wait)
+            if _is_at(fd, path, directory):  # who had it has taken it away
                 return fd
-    except BaseException:
+        except BaseException:
+            os.close(fd)
+            raise
         os.close(fd)
-        raise
-    os.close(fd)
-    return None
 
 
-def _take(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def unlock(fd: int, path: str, directory: int | None = None) -> None:
+    """Take a lock away, which closing its descriptor gives back; also where it is gone."""
+    if _is_at(fd, path, directory):
+        os.unlink(path, dir_fd=directory)
+
+
+def _take(fd: int, wait: bool) -> None:
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise
+        stop_if_signalled()
+        time.sleep(0.05)
+
+
+def _is_at(fd: int, path: str, directory: int | None) -> bool:
+    with suppress(FileNotFoundError):
+        named = os.stat(path, dir_fd=directory, follow_symlinks=False)
+        return os.path.samestat(named, os.fstat(fd))
+    return False

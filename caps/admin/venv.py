@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 
 from caps import IAB, Caps, CapSet
 from caps.accounts import user_name
-from caps.admin.copies import take_back, write_copy
+from caps.admin.copies import sync, take_back, write_copy
 from caps.admin.environment import (
     UNMARKED,
     Bin,
@@ -59,6 +59,7 @@ def mark(directory: PathText, caps: Caps, group: str | None = None) -> Environme
                 f'{place.top} is on a nosuid mount, where file capabilities mean nothing'
             )
         _require_member(place, gid)
+        place.lock(held)
         place.sweep()
         name = place.python()
         number = unused_group()
@@ -94,7 +95,7 @@ def mark(directory: PathText, caps: Caps, group: str | None = None) -> Environme
         os.fchmod(fd, 0o755 if gid is None else 0o750)
         caps.apply(fd)
         os.fsync(fd)
-        _replace(place, temporary, name)
+        _replace(place, temporary, name, undo)
         return place.environment(name, caps, group)
 
 
@@ -104,7 +105,8 @@ def unmark(directory: PathText) -> Environment:
     directory: the environment.
     Raises VenvError where its python is not marked.
     """
-    with opened(directory) as place, transaction():
+    with opened(directory) as place, ExitStack() as held, transaction() as undo:
+        place.lock(held)
         swept = place.sweep()
         name = place.python()
         if place.link(name) is not None:
@@ -116,7 +118,7 @@ def unmark(directory: PathText) -> Environment:
             if original not in (entry, name) and place.end(original) == name:
                 os.rename(entry, original, src_dir_fd=place.fd, dst_dir_fd=place.fd)
         if place.is_there(name + UNMARKED):
-            _replace(place, name + UNMARKED, name)
+            _replace(place, name + UNMARKED, name, undo)
         else:
             fd = place.open(name)
             try:
@@ -216,12 +218,13 @@ def _link(place: Bin, target: str, name: str, undo: ExitStack) -> None:
     undo.callback(os.rename, name + UNMARKED, name, src_dir_fd=place.fd, dst_dir_fd=place.fd)
 
 
-def _replace(place: Bin, name: str, python: str) -> None:
+def _replace(place: Bin, name: str, python: str, undo: ExitStack) -> None:
     """Put a file in the place of the python, whose mark then is of no use to who has it open."""
     before = place.open(python) if place.is_file(python) else None
     try:
         os.rename(name, python, src_dir_fd=place.fd, dst_dir_fd=place.fd)
-        os.fsync(place.fd)
+        undo.pop_all()
+        sync(place.fd)
         if before is not None and not os.fstat(before).st_nlink:
             with suppress(OSError):  # it may have none
                 Caps.remove(before)

@@ -23,7 +23,7 @@ from support import CHILDREN, SOAK, needs, needs_root, require, run
 pytestmark = needs_root
 
 SH = '/bin/sh'
-STRIDE = 1 if SOAK > 1 else 29  # of the points at which a command is killed
+STRIDE = 1 if SOAK > 1 else 67  # of the points at which a command is killed
 COMMAND = [sys.executable, '-m', 'caps', 'ppy']
 
 
@@ -111,7 +111,7 @@ def test_signal_leaves_what_was_or_what_is_installed(prefix, name, before, launc
     for done in interrupted(
         *(name, 'ppy', 'install', '--prefix', prefix, '--interpreter', SH),
         prepare=lambda: start(prefix, before),
-        stride=STRIDE * 2 + 1,
+        stride=STRIDE * 3,
     ):
         number = signal.Signals[name]
         expected = (0, 130, -number) if number == signal.SIGINT else (0, -number)
@@ -171,6 +171,37 @@ def test_no_launch_fails_while_ppy_is_installed_again(prefix, launches, script, 
     finally:
         end.touch()
     assert [child.wait(30) for child in each] == [0, 0]
+
+
+def test_another_account_cannot_keep_an_installation_waiting(prefix, accounts):
+    install(SH, prefix)
+    code = 'import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(); input()'
+    identity = {'user': accounts.attacker.uid, 'group': accounts.attacker.gid}
+    command = ['/usr/bin/python3', '-c', code, prefix / 'libexec']
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    with subprocess.Popen(command, extra_groups=[], **identity, **pipes) as locking:
+        locking.stdout.readline()
+        try:
+            assert install(prefix=prefix).problems == []
+            remove(prefix)
+        finally:
+            locking.communicate(b'\n')
+
+
+def test_error_after_the_launchers_are_in_place_takes_nothing_back(prefix, monkeypatch, launches):
+    install(SH, prefix)
+
+    def fail(installation):
+        raise OSError(5, 'Input/output error')
+
+    with monkeypatch.context() as patch:
+        patch.setattr('caps.admin.installation.Installation.stages', fail)
+        with pytest.raises(OSError, match='Input/output error'):
+            install(prefix=prefix)
+    assert installation_at(prefix).problems == []
+    assert launches(prefix / 'bin/ppy')
+    remove(prefix)
+    assert files(prefix) == []
 
 
 @pytest.fixture

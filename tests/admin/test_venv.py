@@ -557,3 +557,31 @@ def test_status_names_the_way_in_where_a_marked_python_cannot_start(environment)
     assert done.returncode == 1
     assert 'the bounding set lacks cap_net_raw; until then: ' in done.stderr
     assert f'{environment}/bin/python3.unmarked -m caps' in done.stderr
+
+
+def test_error_after_the_copy_is_in_place_takes_nothing_back(environment, monkeypatch, accounts):
+    def fail(directory):
+        raise OSError(5, 'Input/output error')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(venv, 'sync', fail)
+        with pytest.raises(OSError, match='Input/output error'):
+            mark(environment, RAW)
+    assert as_account(environment / 'bin/python', accounts.attacker)[2] == 1 << 13
+    assert environment_at(environment).problems == []
+    unmark(environment)
+
+
+def test_two_commands_at_once_are_one_and_a_refusal(environment, monkeypatch):
+    real = venv._prove
+
+    def prove(*arguments):
+        for other in (lambda: mark(environment, Caps('cap_kill=p'))), lambda: unmark(environment):
+            with pytest.raises(VenvError, match='is being changed by another command'):
+                other()
+        real(*arguments)
+
+    monkeypatch.setattr(venv, '_prove', prove)
+    mark(environment, RAW)
+    assert not (environment / 'bin/.caps.lock').exists()
+    unmark(environment)
