@@ -10,12 +10,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -71,7 +73,14 @@ static int mount_of(int fd, const char *path, uint64_t *mount)
 	return 0;
 }
 
-/* NULL means errno is set, to 0 for a directory on another mount than the top of the search. */
+/* Such as /proc and /sys, whose many files the kernel makes up and nobody can mark. */
+static bool is_made_up(long type)
+{
+	return type == PROC_SUPER_MAGIC || type == SYSFS_MAGIC || type == CGROUP2_SUPER_MAGIC;
+}
+
+/* NULL means errno is set, to 0 for a directory that is not of the search: on another mount than
+   its top, or on a file system without files of anybody's. */
 static DIR *open_directory(const char *path, int top)
 {
 	uint64_t mount, wanted;
@@ -83,6 +92,12 @@ static DIR *open_directory(const char *path, int top)
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return NULL;
+	struct statfs system;
+	if (top < 0 && fstatfs(fd, &system) == 0 && is_made_up(system.f_type)) {
+		close(fd);
+		errno = 0;
+		return NULL;
+	}
 	/* Without leave to search it every entry would be refused. */
 	DIR *directory = faccessat(fd, ".", F_OK, 0) == 0 ? fdopendir(fd) : NULL;
 	if (!directory) {

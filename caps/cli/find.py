@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
-from caps.cli.documents import FILES, file
+from caps.cli.documents import FILES, Document, file
 from caps.cli.files import print_file
 from caps.cli.output import Output, Progress
 from caps.cli.parsers import Commands
@@ -43,24 +44,40 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.system.find import find
 
-    progress = Progress(sys.stderr)
+    progress, shown = Progress(sys.stderr), set[str]()
+    files: list[Document] = []
+
+    def show(findings: Findings) -> None:
+        """Print what has been found since the last time."""
+        news = [found for found in list(findings.files) if found[0] not in shown]
+        if news:
+            progress.clear()
+        for path, caps in sorted(news, key=lambda found: os.fsencode(found[0])):
+            shown.add(path)
+            files.append(file(path, caps))
+            if arguments.null:
+                out.name(path)
+            else:
+                print_file(path, caps, out)
 
     def watch(findings: Findings) -> None:
+        show(findings)
         done, count = findings.searched, len(findings.files)
         progress.tick(f'{done} directories searched, {count} files found')
 
-    files = []
-    for directory in arguments.directories:
-        with out.noting():
-            findings = find(directory, all_file_systems=arguments.all_file_systems, watch=watch)
-            progress.clear()
-            for path, caps in findings.files:
-                if arguments.null:
-                    out.name(path)
-                else:
-                    print_file(path, caps, out)
-                files.append(file(path, caps))
-            for problem in findings.problems:
-                out.problem(problem)
     out.document = {'files': files}
+    try:
+        for directory in arguments.directories:
+            with out.noting():
+                findings = find(directory, all_file_systems=arguments.all_file_systems, watch=watch)
+                show(findings)
+                for problem in findings.problems:
+                    out.problem(problem)
+    except KeyboardInterrupt:
+        progress.clear()
+        out.problem('interrupted: not every directory has been searched')
+        out.finish()
+        raise
+    finally:
+        progress.clear()
     return bool(files)

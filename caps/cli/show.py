@@ -17,7 +17,9 @@ examples:
   caps show                  this command's own state, as your shell hands it on
   caps show $$ 1             of the shell and of init
   caps show --all            of every process
-  caps show --tree           the same, each below its parent
+  caps show --with           of every process that has some
+  caps show --listening      of those that listen to the network
+  caps show --tree           of every process, each below its parent
   caps show --tree $$        the shell and what it has started
   caps show --all --json | jq '.processes[] | select(.effective != []) | .pid'
 """
@@ -39,7 +41,12 @@ PROCESS = {
     'user_namespace': 'int | null',
     'differing_threads': ['int'],  # whose state is another than the main thread's
 }
-SHAPE: Document = {'processes': [PROCESS], **PROBLEMS}
+SOCKET = {'protocol': 'str', 'address': 'str', 'port': 'int', 'pids': ['int']}
+SHAPE: Document = {
+    'processes': [PROCESS],
+    'sockets | null': [SOCKET],  # with --listening
+    **PROBLEMS,
+}
 
 
 def add(commands: Commands) -> None:
@@ -48,19 +55,31 @@ def add(commands: Commands) -> None:
     parser.add_argument('pids', nargs='*', type=int, metavar='PID', help='default: this command')
     parser.add_argument('--tree', action='store_true', help='each process below its parent')
     parser.add_argument('--all', action='store_true', help='every process')
+    parser.add_argument(
+        '--with', dest='only', action='store_true', help='every process that has capabilities'
+    )
+    parser.add_argument('--brief', action='store_true', help='a line PID: TEXT for each')
+    parser.add_argument(
+        '--listening', action='store_true', help='who listens to the network, with what'
+    )
 
 
 def run(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.proc import require
     from caps.system import tasks
 
+    if arguments.listening:
+        return _run_listening(out)
     pids = arguments.pids
+    arguments.all |= arguments.only
     shown: list[Task] = []
     depths: list[int] = []
     if arguments.all and pids:
-        raise ValueError('--all shows every process: name none, or use --tree')
+        raise ValueError('--all and --with show every process: name none, or use --tree')
     if arguments.tree or arguments.all:
         shown = tasks.everything()
+        if arguments.only:
+            shown = [task for task in shown if task.caps or task.iab.ambient]
         for pid in sorted(set(pids) - {task.pid for task in shown}):
             out.problem(f'{pid}: no such process')
     if arguments.tree:
@@ -70,25 +89,44 @@ def run(arguments: argparse.Namespace, out: Output) -> bool:
         for pid in pids or [require()]:
             with out.noting():
                 shown.append(tasks.read(pid))
-    out.document = {'processes': [document(task) for task in shown]}
+    out.document = {'processes': [document(task) for task in shown], 'sockets': None}
+    if arguments.brief:
+        for task in shown:
+            out.line(f'{task.pid}:', str(task.caps))
+        return True
     if arguments.tree or arguments.all:
         rows = [
-            (
-                str(task.pid),
-                task.user,
-                '  ' * depth + task.name,
-                str(task.caps),
-                str(task.iab),
-                notes,
-            )
+            (*_who(task, depth), str(task.caps), str(task.iab), ', '.join(task.notes()))
             for task, depth in zip(shown, depths or [0] * len(shown), strict=True)
-            for notes in [', '.join(task.notes())]
         ]
         out.table(('PID', 'USER', 'NAME', 'CAPS', 'IAB', 'NOTES'), rows)
         return True
     for task in shown:
         _print(task, out)
     return True
+
+
+def _who(task: Task, depth: int = 0) -> tuple[str, str, str]:
+    return str(task.pid), task.user, '  ' * depth + task.name
+
+
+def _run_listening(out: Output) -> bool:
+    from caps.system import sockets, tasks
+
+    known = {task.pid: task for task in tasks.everything()}
+    found, rows, holding = sockets.listening(), [], set[int]()
+    for socket in found:
+        holding |= known.keys() & {*socket.pids}
+        place = f'{socket.address}:{socket.port}' if socket.port else socket.address
+        holders = [(*_who(known[pid]), str(known[pid].caps)) for pid in socket.pids if pid in known]
+        # Whose it is can be hidden: another account's, or in another pid namespace.
+        rows += [(socket.protocol, place, *holder) for holder in holders or [('?',) * 4]]
+    out.document = {
+        'processes': [document(known[pid]) for pid in sorted(holding)],
+        'sockets': [socket._asdict() | {'pids': list(socket.pids)} for socket in found],
+    }
+    out.table(('PROTOCOL', 'ADDRESS', 'PID', 'USER', 'NAME', 'CAPS'), rows)
+    return bool(rows)
 
 
 def _print(task: Task, out: Output) -> None:

@@ -430,6 +430,47 @@ def test_explanation_is_a_document_and_says_whether_the_file_would_run(tmp_path,
     assert capsys.readouterr().err.count('caps: ') == 2
 
 
+def test_show_brief_is_that_of_getpcaps(limited, capsys):
+    assert main(['show', '--brief', str(limited)]) == 0
+    printed = capsys.readouterr().out
+    assert printed == f'{limited}: {Caps.from_process(limited)}\n'
+    assert printed == run(shutil.which('getpcaps', path='/sbin:/usr/sbin'), limited).stdout
+
+
+@needs('cap_kill')
+def test_show_with_leaves_out_who_has_nothing(limited, capsys):
+    with process('capsh', '--inh=', '--drop=all', '--', '-c', 'echo; exec sleep 60') as pid:
+        everything = {one['pid'] for one in from_json(capsys, 'show', '--all')['processes']}
+        some = from_json(capsys, 'show', '--with')['processes']
+    assert {limited, pid} <= everything
+    assert limited in {one['pid'] for one in some}
+    assert all(one['permitted'] or one['inheritable'] or one['ambient'] for one in some)
+
+
+SERVER = """
+import socket, sys
+tcp = socket.create_server(('127.0.0.1', 0))
+udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+udp.bind(('::', 0))
+print(tcp.getsockname()[1], udp.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_show_listening_names_sockets_and_who_holds_them(capsys):
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, '-c', SERVER], stdin=pipe, stdout=pipe) as server:
+        tcp, udp = map(int, server.stdout.readline().split())
+        document = from_json(capsys, 'show', '--listening')
+        assert main(['show', '--listening']) == 0
+        server.stdin.close()
+    for protocol, address, port in ('tcp', '127.0.0.1', tcp), ('udp6', '*', udp):
+        wanted = {'protocol': protocol, 'address': address, 'port': port, 'pids': [server.pid]}
+        assert wanted in document['sockets']
+    assert server.pid in [one['pid'] for one in document['processes']]
+    assert re.search(rf'tcp +127\.0\.0\.1:{tcp} +{server.pid} ', capsys.readouterr().out)
+
+
 # Help and completion.
 
 

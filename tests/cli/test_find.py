@@ -362,3 +362,55 @@ def test_finds_the_same_on_an_older_kernel(tmp_path, answer):
     code = without('listxattrat', answer)
     code += '\nfrom caps.cli import main; import sys; sys.exit(main(["find", sys.argv[1]]))'
     assert lines(sys.executable, '-c', code, tmp_path) == lines('getcap', '-nr', tmp_path)
+
+
+INTERRUPTED = """
+import os, signal, sys
+from caps.cli import main
+from caps.system import find as room
+find = room.find
+
+def and_then_control_c(directory, *, watch, **options):
+    findings = find(directory, watch=watch, **options)
+    watch(findings)
+    os.kill(os.getpid(), signal.SIGINT)
+    return findings
+
+room.find = and_then_control_c
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize('options', [[], ['--json']], ids=['lines', 'json'])
+def test_what_was_found_before_control_c_is_kept(tmp_path, options):
+    (tmp_path / 'file').touch()
+    Caps('cap_kill=p').apply(tmp_path / 'file')
+    done = run(sys.executable, '-c', INTERRUPTED, 'find', *options, tmp_path, '/absent')
+    assert done.returncode == 130
+    reason = 'interrupted: not every directory has been searched'
+    assert done.stderr == f'caps: {reason}\n'
+    if options:
+        document = json.loads(done.stdout)
+        assert [file['text'] for file in document['files']] == ['cap_kill=p']
+        assert document['problems'] == [reason]
+    else:
+        assert done.stdout == f'{tmp_path}/file cap_kill=p\n'
+
+
+@needs('cap_sys_admin')
+def test_all_file_systems_are_not_those_that_the_kernel_makes_up(tmp_path):
+    for kind in 'proc', 'sysfs', 'tmpfs':
+        (tmp_path / kind).mkdir()
+    mounts = ' && '.join(f'mount -t {kind} none {tmp_path}/{kind}' for kind in ('sysfs', 'tmpfs'))
+    mark = f'touch {tmp_path}/tmpfs/file && setcap cap_kill=p {tmp_path}/tmpfs/file'
+    code = (
+        'import sys; from caps.system.find import find; '
+        'found = find(sys.argv[1], all_file_systems=True); '
+        'print(found.searched, len(found.files))'
+    )
+    mount_proc = f'mount -t proc none {tmp_path}/proc'
+    done = run(
+        'unshare', '--mount', 'sh', '-ec',
+        f'{mounts} && {mount_proc} && {mark}; exec "$0" -c \'{code}\' {tmp_path}', sys.executable,
+    )  # fmt: skip
+    assert done.stdout == '4 1\n', done.stderr
