@@ -624,7 +624,7 @@ def test_command_line_installs_looks_and_removes(prefix, program, capsys):
 
 
 def test_wrong_usage_exits_with_2(capsys):
-    for arguments in ([], ['ppy'], ['ppy', 'instal'], ['ppy', 'install', '--alow', 'x']):
+    for arguments in (['ppy', 'instal'], ['ppy', 'install', '--alow', 'x']):
         with pytest.raises(SystemExit) as raised:
             main(arguments)
         assert raised.value.code == 2
