@@ -263,6 +263,11 @@ def _on_end(
     if not after.permitted and caps is None and not program.file.mode & 0o4000 and not is_told:
         if is_script:
             way = "to mark a script's interpreter is to mark every script: mark this one for ppy"
+        elif not step.before.namespace.maps(program.file.uid, program.file.gid):
+            way = (
+                'its owner or group is not in the user namespace of the process: it can be marked '
+                'only from outside (user_namespaces(7))'
+            )
         elif environment := _environment_of(executable):
             command = f'caps venv mark {environment} CAPABILITIES'
             way = f"this is the environment's own copy of its python: mark it with {command}"

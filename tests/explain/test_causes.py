@@ -177,6 +177,18 @@ def test_namespace_without_a_root_is_named(program):
     assert 'setcap' not in done.stdout
 
 
+@needs('cap_sys_admin')
+def test_owner_who_is_not_in_the_namespace_is_named(program, accounts, system_venv):
+    path, owner = program(), accounts.attacker
+    ids = ['--map-user=1000', '--map-group=1000']
+    command = ['unshare', '--user', *ids, system_venv / 'bin/caps', 'explain', path]
+    done = run(*command, account=owner)
+    if 'unshare' in done.stderr:
+        pytest.skip(done.stderr)
+    assert 'only from outside' in done.stdout, done.stderr
+    assert 'setcap' not in done.stdout
+
+
 def mount_idmapped(source, target):
     """Mount a directory with its owners shown as 100000 and above."""
     libc = ctypes.CDLL(None, use_errno=True)
