@@ -201,6 +201,14 @@ def test_other_interpreters_keep_the_promise(scene, script, accounts, mode, inte
     assert sets == {'Prm': net_raw, 'Inh': net_raw, 'Eff': 0, 'Amb': 0, 'Bnd': 0}
 
 
+@pytest.mark.parametrize(('name', 'status'), [('ppy-perl', 0), ('ppy', 1)])
+def test_perl_reads_first_lines_that_name_perl(scene, script, accounts, name, status):
+    installed = install(shutil.which('perl'), scene / 'prefix', name)
+    path = script(f'#!{installed.ppy}\nprint "ran\\n"', 'cap_net_raw=i')
+    done = run(path, account=accounts.attacker)
+    assert (done.returncode, done.stdout) == (status, '' if status else 'ran\n')
+
+
 # ---- What passes through untouched ----
 
 
