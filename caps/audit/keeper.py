@@ -12,18 +12,17 @@ import os
 import select
 import signal
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
 from caps import CapSet
 from caps.audit.types import AuditError
+from caps.system.run import children, kill_children
 from caps.threads import prctl, run_calls
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SAID = 1 << 12  # bytes that are kept of what a command prints
-KILLING = 10.0  # seconds, for what makes processes faster than they are killed
 MESSAGE = 1 << 16  # bytes
 
 
@@ -128,7 +127,7 @@ def _keep(audit: socket.socket, command: Command) -> NoReturn:
             keeping.answer(what, method, *arguments)
     finally:
         with suppress(BaseException):
-            end_children()
+            kill_children()
         os._exit(0)
 
 
@@ -190,7 +189,8 @@ class _Keeping:
 
     def stop(self) -> tuple[bool, str]:
         others = self._has_others()
-        end_children()
+        if left := kill_children():
+            raise AuditError(f'processes that cannot be killed: {", ".join(map(str, left))}')
         while self._read():
             pass
         for fd in self._fds.values():
@@ -214,7 +214,7 @@ class _Keeping:
         return status, self._has_others()
 
     def _has_others(self) -> bool:
-        return bool(set(_children()) - {self._child})
+        return bool(set(children()) - {self._child})
 
     def _be_command(self, caps: CapSet, report: int, go: int, output: int) -> NoReturn:
         status = 1
@@ -238,28 +238,3 @@ class _Keeping:
             os.write(report, b'!' + str(why).encode())
         finally:
             os._exit(status)
-
-
-def end_children() -> None:
-    """Kill every child of this process, and what becomes its child then.
-
-    Raises AuditError where one does not end.
-    """
-    end = time.monotonic() + KILLING
-    while True:
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            return
-        if time.monotonic() > end:
-            raise AuditError(f'processes that cannot be killed: {", ".join(map(str, _children()))}')
-        for pid in _children():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.001)
-
-
-def _children() -> list[int]:
-    with open(f'/proc/self/task/{os.getpid()}/children') as file:
-        return [int(pid) for pid in file.read().split()]

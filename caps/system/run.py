@@ -171,7 +171,7 @@ def _supervise(argv: Sequence[str], account: Account | None, pipes: _Pipes) -> N
         poll.poll()
         _kill(program.pid)
         program.wait()
-        _kill_orphans()
+        kill_children()
         os.write(report, REPORT.pack(0, program.returncode))
     finally:
         os._exit(0)
@@ -212,17 +212,27 @@ def _kill(group: int) -> None:
             kill(group, signal.SIGKILL)
 
 
-def _kill_orphans() -> None:
-    """Kill what has left the group, and has come to be a child of this process."""
+def kill_children() -> list[int]:
+    """Kill every child of this process, and each orphan that becomes its child meanwhile.
+
+    Returns those that have not ended within some seconds.
+    """
     end = time.monotonic() + KILLING
     while time.monotonic() < end:
         try:
             if os.waitpid(-1, os.WNOHANG)[0]:
                 continue
         except ChildProcessError:
-            return
-        with suppress(FileNotFoundError), open(f'/proc/self/task/{os.getpid()}/children') as file:
-            for pid in file.read().split():
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(int(pid), signal.SIGKILL)
+            return []
+        for pid in children():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.001)
+    return children()
+
+
+def children() -> list[int]:
+    """The children of this process, also those that have ended and were not waited for."""
+    with suppress(FileNotFoundError), open(f'/proc/self/task/{os.getpid()}/children') as file:
+        return [int(pid) for pid in file.read().split()]
+    return []
