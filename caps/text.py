@@ -16,6 +16,8 @@ def spelled(name: str) -> int:
     name = name.lower()
     if name[:2] == '0x' and name.isalnum():
         bit = BITS.get(int(name, 16))
+    elif name[:2] == '0b' and name.isalnum() and reads_binary():
+        bit = BITS.get(int(name, 2))
     elif name.isdigit():
         bit = BITS.get(int(name, 8 if name[0] == '0' else 10))
     else:
@@ -23,6 +25,14 @@ def spelled(name: str) -> int:
     if bit is None:
         raise unknown(name)
     return bit
+
+
+def reads_binary() -> bool:
+    """Whether libcap reads 0b1: it does where the C library's strtol(3) is that of C23."""
+    try:
+        return bool(_caps.canonical('0b1=p'))
+    except OSError:
+        return False
 
 
 def listed(names: str) -> int:

@@ -18,7 +18,9 @@ states = st.tuples(masks, masks, masks)
 
 
 names = [name for name in libcap.NAMES if not name.isdigit()]
-bases = '{}', '0{:o}', '00{:o}', '{:#x}', '0X{:X}', '0x00{:x}'
+bases = ['{}', '0{:o}', '00{:o}', '{:#x}', '0X{:X}', '0x00{:x}']
+if libcap.read('0b1=p'):  # with the strtol(3) of C23
+    bases += ['{:#b}', '0B{:b}', '0b00{:b}']
 numbers = st.one_of(
     st.sampled_from([base.format(bit) for base in bases for bit in range(libcap.BITS)]),
     st.sampled_from([base.format(libcap.KERNEL + near) for base in bases for near in (-1, 0, 1)]),
@@ -158,7 +160,7 @@ REFUSED = [
     'cap_kill=p+', 'cap_kill=p-=', 'cap_kill==p', 'cap_kill+ p', 'cap_kill =p', 'cap_kill, 5=p',
     ',cap_kill=p', 'cap_kill,=p', 'cap_kill,,5=p', 'kill=p', 'cap_kil=p', 'cap_killl=p',
     'cap_kill5=p', 'cap_5=p', 'all5=p', 'all_=p', '_=p', '64=p', '0100=p', '0x40=p', '08=p',
-    '0x=p', '0xg=p', '0b1=p', '0o7=p', '1_0=p', '5 0=p', f'{2**32 + 5}=p', f'{2**64 + 5}=p',
+    '0x=p', '0xg=p', '0b=p', '0b2=p', '0b_1=p', '0o7=p', '1_0=p', '5 0=p', f'{2**32 + 5}=p', f'{2**64 + 5}=p',
     '9' * 5000 + '=p', 'cap_kill=p\x1ccap_chown=p', 'cap_kill=p\xa0', 'cap_kill=p\x1c',
     'cap_kill=p\x1c-p', '\u0665=p', '\xb2=p', 'cap_k\u0131ll=p', 'CAP_KILL=p \u2003',
     '!cap_kill', 'cap_kill=p ^cap_chown',
@@ -171,6 +173,11 @@ def test_text_that_is_refused(text):
     for read in Caps, Caps.from_text:
         with pytest.raises(ValueError, match='is not capability text: '):
             read(text)
+
+
+def test_a_binary_number_is_taken_where_libcap_takes_it():
+    assert same('0b101=p') == same('0B00101=p') in (None, (0, 1 << 5, 0))
+    assert same('0b1000000=p') is None
 
 
 @pytest.mark.parametrize('text', ['\0', 'cap_kill=p\0', 'cap_kill=p\0cap_chown=p', '\ud800'])
