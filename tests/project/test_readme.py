@@ -24,7 +24,8 @@ def test_every_test_that_is_named_exists(document):
 
 
 def test_make_help_names_every_target():
-    named = {line.split()[0] for line in run('make', '--no-print-directory', 'help', cwd=ROOT).stdout.splitlines()}
+    listed = run('make', '--no-print-directory', 'help', cwd=ROOT).stdout
+    named = {line.split()[0] for line in listed.splitlines()}
     targets = re.findall(r'^([a-z]+):', (ROOT / 'Makefile').read_text(), re.M)
     assert named == set(targets)
 
