@@ -1,4 +1,4 @@
-"""Ping a host without being root: needs cap_net_raw and the package aioping.
+"""Ping a host without being root: needs cap_net_raw, the package aioping and /etc/protocols.
 
 setcap cap_net_raw=i ping.py; ppy ping.py HOST
 """
