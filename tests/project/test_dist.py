@@ -59,15 +59,15 @@ def test_the_wheel_installs_without_a_compiler_and_goes_without_a_trace_on(
     assert files(venv) - before <= {'share', 'share/man'}
 
 
-@pytest.fixture
-def venv(scene, released):
-    """The released wheel in an environment of the system's Python, which accounts can read."""
-    venv = make_venv('/usr/bin/python3', scene / 'venv')
+def installed_in(directory, released):
+    """The released wheel in an environment of the system's Python."""
+    venv = make_venv('/usr/bin/python3', directory / 'venv')
     install_wheel(released, venv)
     return venv
 
 
-def test_the_launchers_of_the_wheel_are_static_and_can_be_installed(venv):
+def test_the_launchers_of_the_wheel_are_static_and_can_be_installed(tmp_path, released):
+    venv = installed_in(tmp_path, released)
     for name in 'ppy', 'ppy-check':
         (path,) = venv.glob(f'lib/*/site-packages/caps/{name}')
         assert path.read_bytes().count(MAGIC) == 1
@@ -75,8 +75,11 @@ def test_the_launchers_of_the_wheel_are_static_and_can_be_installed(venv):
 
 
 @needs_root
-def test_a_script_finds_the_librarys_libcap_though_it_is_privileged(venv, scene, script, accounts):
+def test_a_script_finds_the_librarys_libcap_though_it_is_privileged(
+    released, scene, script, accounts
+):
     """auditwheel puts libcap beside the package; the loader is choosier about where, then."""
+    venv = installed_in(scene, released)
     installed = install(str(venv / 'bin' / 'python'), str(scene / 'prefix'))
     text = (
         'import caps, ctypes\n'

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 SUPPORT = ROOT / 'tests' / 'support'
 CHILDREN = SUPPORT / 'children'
 MUST_RUN = os.environ.get('CAPS_MUST_RUN') == '1'
+os.environ['PATH'] += ':/usr/sbin:/sbin'  # where Debian keeps getpcaps and debugfs
 SOAK = 10 if os.environ.get('CAPS_SOAK') == '1' else 1  # how many times as many tries
 
 needs = pytest.mark.needs
