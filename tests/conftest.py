@@ -19,12 +19,25 @@ from support.attributes import mounted_image
 from support.launchers import INTERPRETERS, MODES, REPORT, Ppy, make_launcher
 from support.venvs import make_venv, pip
 
+# What tests need of the machine besides capabilities, and what fails where it is not there.
+MACHINE = {'user_namespaces': ['unshare', '--user', 'true'], 'loop_devices': ['losetup', '-f']}
+
+
+@functools.cache
+def has(name):
+    """Whether the machine has what a test needs besides capabilities."""
+    return run(*MACHINE[name]).returncode == 0
+
 
 def pytest_runtest_setup(item):
     wanted = {name for mark in item.iter_markers('needs') for name in mark.args}
-    missing = caps.CapSet(wanted) - caps.Caps.from_process().effective
+    if 'image' in item.fixturenames:
+        wanted.add('loop_devices')
+    machine = wanted & MACHINE.keys()
+    missing = [*(caps.CapSet(wanted - machine) - caps.Caps.from_process().effective)]
+    missing += [name for name in sorted(machine) if not has(name)]
     if missing:
-        (pytest.fail if MUST_RUN else pytest.skip)(f'needs {missing}')
+        (pytest.fail if MUST_RUN else pytest.skip)(f'needs {",".join(missing)}')
 
 
 @pytest.fixture(scope='session')

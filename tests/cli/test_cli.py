@@ -298,7 +298,7 @@ def test_process_that_may_not_be_seen_is_not_called_absent():
     assert done.stderr == 'caps: /proc/1/status: Operation not permitted\n'
 
 
-@needs('cap_sys_admin')
+@needs('cap_sys_admin', 'user_namespaces')
 def test_process_in_another_user_namespace_is_told(capsys):
     with process('unshare', '--user', 'sh', '-c', 'echo; exec sleep 100') as pid:
         [found] = from_json(capsys, 'show', pid)['processes']

@@ -36,7 +36,7 @@ PROBE = SUPPORT / 'execve_probe.c'
 
 needs_a_machine = needs(
     'cap_chown', 'cap_dac_override', 'cap_fowner', 'cap_setfcap', 'cap_setgid', 'cap_setpcap',
-    'cap_setuid', 'cap_sys_admin',
+    'cap_setuid', 'cap_sys_admin', 'user_namespaces',
 )  # fmt: skip
 
 # Few ids and capabilities, so that they often meet.

@@ -590,7 +590,7 @@ def test_malformed_capabilities_are_an_error():
         FileCaps.from_xattr(b'\0\0\0\2')
 
 
-@needs('cap_sys_admin')
+@needs('cap_sys_admin', 'user_namespaces')
 def test_process_of_another_user_namespace(program):
     path = program('cap_net_raw=ep')
     with subprocess.Popen(['unshare', '--user', '--map-root-user', 'sleep', '60']) as child:

@@ -505,7 +505,7 @@ def test_without_anything_kept_a_locked_keep_caps_is_no_matter():
 # Refused by the kernel, after a change.
 
 
-@needs('cap_setpcap', 'cap_sys_admin')
+@needs('cap_setpcap', 'cap_sys_admin', 'user_namespaces')
 @pytest.mark.parametrize(
     ('call', 'number', 'failing', 'done'),
     [

@@ -385,7 +385,9 @@ fd = {fd}
     assert child.returncode == 0
 
 
-namespaces = needs('cap_setfcap', 'cap_chown', 'cap_setuid', 'cap_setgid', 'cap_sys_admin')
+namespaces = needs(
+    *('cap_setfcap', 'cap_chown', 'cap_setuid', 'cap_setgid', 'cap_sys_admin', 'user_namespaces')
+)
 
 
 @namespaces
@@ -592,6 +594,7 @@ def test_immutable_file_is_called_so(program):
 
 
 @needs_root
+@needs('user_namespaces')
 @pytest.mark.parametrize(
     ('options', 'owner', 'reason'),
     [
