@@ -51,7 +51,7 @@ def drop(
     """
     kept = CapSet(keep)
     uid, gid = ids_of(user, group)
-    gids = [id_of('group', one) for one in groups]
+    gids = [id_of('group', name) for name in groups]
     before = Caps.from_process()
     is_new = uid is not None or gid is not None or bool(gids)
     _check_drop(kept, before.permitted, uid, gid, is_new)
@@ -60,7 +60,7 @@ def drop(
     if 'cap_setpcap' in before.permitted:
         steps += drop_bounding(CapSet.all())
     if is_new and not _have_groups(gids):
-        packed = b''.join(one.to_bytes(4, sys.byteorder) for one in gids)
+        packed = b''.join(number.to_bytes(4, sys.byteorder) for number in gids)
         steps.append((f'setgroups({gids})', (_caps.SETGROUPS, len(gids), packed)))
     if gid is not None:
         steps.append((f'setresgid to {gid}', (_caps.SETRESGID, gid, gid, gid)))
@@ -144,7 +144,7 @@ def _try_to_return(
         (_caps.SETRESGID, 'cap_setgid', gid, ids[1]),
     ):
         if now is not None and capability not in kept:
-            ways += [(f'id {one}', (number, -1, one, -1)) for one in {0, *old} - {now}]
+            ways += [(f'id {id_}', (number, -1, id_, -1)) for id_ in {0, *old} - {now}]
     if before.permitted != kept:
         ways.append(capset(before.permitted.mask, before.permitted.mask, 0))
     for what, call in ways:

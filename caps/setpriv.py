@@ -49,7 +49,7 @@ def command(
     if isinstance(argv, (str, bytes)) or not argv:
         raise ValueError(f'{argv!r} is not a program and its arguments')
     uid, gid = ids_of(user, group)
-    gids = [id_of('group', one) for one in groups]
+    gids = [id_of('group', name) for name in groups]
     now = IAB.from_process()
     after = now.copy()
     after.ambient = ambient

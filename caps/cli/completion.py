@@ -139,15 +139,15 @@ def places(parser: Parser, place: str = '') -> Iterator[tuple[str, Parser]]:
 
 def _names(parser: argparse.ArgumentParser) -> dict[str, str]:
     """The subcommands and the choices of a positional argument, with their help."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            found |= {each.dest: each.help or '' for each in action._choices_actions}
+            names |= {choice.dest: choice.help or '' for choice in action._choices_actions}
         elif action.choices and not action.option_strings:
-            found |= dict.fromkeys(action.choices, '')
+            names |= dict.fromkeys(action.choices, '')
     if _takes_caps(parser):
-        found |= dict.fromkeys(CapSet.all(), '')
-    return found
+        names |= dict.fromkeys(CapSet.all(), '')
+    return names
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:

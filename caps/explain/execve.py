@@ -165,13 +165,13 @@ def execve(process: Process, file: File) -> Outcome:
     uid, gid = _set_ids(process, program, say)
     is_changed = uid != process.uid.effective or gid not in process.all_groups
 
-    found = _counting_caps(process, program, say)
-    caps = found or FileCaps()
+    counting = _counting_caps(process, program, say)
+    caps = counting or FileCaps()
     permitted = (caps.permitted & process.bounding) | (caps.inheritable & process.inheritable)
     if caps.effective and (missing := caps.permitted - permitted):
         say('too-little', missing=missing)
         return Outcome(None, errno.EPERM, False, program, tuple(reasons))
-    if found:
+    if counting:
         say('file')
     becomes_effective = caps.effective
     if becomes_effective:
@@ -182,7 +182,7 @@ def execve(process: Process, file: File) -> Outcome:
         pass
     elif 'noroot' in process.securebits:
         say('noroot')
-    elif found and root != process.uid.real:
+    elif counting and root != process.uid.real:
         say('setuid-root-file')
     else:
         say('root')
@@ -196,7 +196,7 @@ def execve(process: Process, file: File) -> Outcome:
         permitted &= process.permitted
         uid, gid = process.uid.real, process.gid.real
 
-    ambient = _ambient(process, found is not None, is_changed, say)
+    ambient = _ambient(process, counting is not None, is_changed, say)
     if ambient:
         say('ambient-added')
     permitted |= ambient
