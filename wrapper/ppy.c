@@ -211,11 +211,9 @@ static const char *check_arguments(int argc, char **argv)
 	return *word;
 }
 
-/* What ppy has, or for ppy-check what it would have. */
-static cap_t own_state(void)
+/* What ppy is given by its file. */
+static cap_t given_state(void)
 {
-	if (!CHECK_ONLY)
-		return cap_get_proc();
 	char path[PATH_MAX];
 	CAPS_OPEN int fd = open_ppy(path);
 	cap_t caps = caps_get_fd(fd);
@@ -232,14 +230,19 @@ static void check_privilege(void)
 	int bits = prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
 	must(bits >= 0 && !(bits & (SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP | locks)), "securebits",
 	     "must have neither NOROOT, NO_SETUID_FIXUP nor a lock set (capabilities(7))", NULL);
-	CAPS_OWNED cap_t caps = own_state();
-	if (!caps)
+	CAPS_OWNED cap_t given = given_state();
+	CAPS_OWNED cap_t caps = CHECK_ONLY ? cap_dup(given) : cap_get_proc();
+	if (!given || !caps)
 		refuse_errno("capget(2)");
 	for (int n = 0; n < OWN; n++) {
 		must_have(cap_get_bound(own[n]) == CAP_SET, own[n],
 			  "must be in the bounding set that ppy is started with", NULL);
+		bool is_kept_away = has(given, CAP_PERMITTED, own[n]);
 		must_have(has(caps, CAP_PERMITTED, own[n]), own[n],
-			  "must have been given to ppy, and its mount not be nosuid", inspect);
+			  is_kept_away ? "must not be kept from ppy by a debugger, a user "
+					 "namespace or a nosuid mount"
+				       : "must have been given to ppy",
+			  is_kept_away ? NULL : inspect);
 	}
 	must(CHECK_ONLY || is_apart, "ppy", "must be able to leave its caller's account", inspect);
 }

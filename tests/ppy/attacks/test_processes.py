@@ -80,3 +80,4 @@ def test_launcher_does_not_run_a_script_under_a_debugger(launchers, script, acco
         PYTHON, '-c', program('trace'), launchers('sh').path, path, account=accounts.attacker
     )
     assert_only_naive_loses(launchers('sh'), 'ran' in done.stdout, done)
+    assert launchers('sh').naive or 'must not be kept from ppy by a debugger' in done.stderr
