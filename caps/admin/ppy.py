@@ -116,17 +116,16 @@ def remove(prefix: PathText = PREFIX, name: str = NAME) -> None:
     """
     _require_root()
     plan = named(prefix, name)
-    launchers = [f'{plan.ppy}-check', plan.ppy]  # ppy last: while it is there this can be repeated
-    if os.path.lexists(plan.ppy) and not _is_ours(plan.ppy):
-        raise InstallError(f'{plan.ppy} is not an installed ppy')
-    if not any(map(_is_ours, launchers)) and not plan.stages():
-        raise InstallError(f'{plan.ppy} is not an installed ppy')
     for directory in (plan.prefix, os.path.dirname(plan.ppy), plan.libexec):
         _refuse(strangers(directory))  # who could have it name what is not its own
+    launchers = [f'{plan.ppy}-check', plan.ppy]  # ppy last: while it is there this can be repeated
     with ExitStack() as held, transaction():
         if (fd := lock(plan.lock)) is not None:
             held.callback(os.close, fd)
             held.callback(unlock, fd, plan.lock)
+        is_other = os.path.lexists(plan.ppy) and not _is_ours(plan.ppy)
+        if is_other or not (any(map(_is_ours, launchers)) or plan.stages()):
+            raise InstallError(f'{plan.ppy} is not an installed ppy')
         for directory in plan.stages():
             shutil.rmtree(directory)
         for path in filter(_is_ours, launchers):
