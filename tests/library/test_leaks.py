@@ -136,7 +136,8 @@ def public_names():
     yield from caps.__all__
     public = [getattr(caps, name) for name in caps.__all__]
     yield from (f'_caps.{name}' for name, value in vars(_caps).items() if callable(value))
-    plumbing = {'__init__', '__init_subclass__', '__subclasshook__', '__annotate__'}
+    plumbing = {'__init__', '__init_subclass__', '__subclasshook__'}
+    plumbing |= {'__annotate__', '__annotate_func__'}  # of Python 3.14
     for cls in (value for value in public if isinstance(value, type)):
         for name in set(dir(cls)) - plumbing:
             value = getattr_static(cls, name)

@@ -106,8 +106,7 @@ CANARIES = {
     ),
     'PYTHONBREAKPOINT': (
         'python',
-        'import bdb, contextlib\ndef stop():\n    breakpoint()\n'
-        'with contextlib.suppress(bdb.BdbQuit):\n    stop()',
+        'import pdb\npdb.set_trace = lambda *_, **__: None\nbreakpoint()',
         lambda it: {'PYTHONBREAKPOINT': 'antigravity.x', 'BROWSER': it.program('browser')},
     ),
     'BASH_ENV': ('bash', ':', lambda it: {'BASH_ENV': it.program('bashrc')}),
