@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = build/venv/bin
 SOURCES = setup.py pyproject.toml $(wildcard ext/* wrapper/*)
-MODULES = $(shell find caps -name "*.py*")
+MODULES = $(wildcard caps/*.py* caps/*/*.py)
 C_FILES = $(wildcard ext/*.[ch] wrapper/*.[ch] tests/support/*.c bench/*.c)
 # Debian's names; on another system their equivalents must be there already.
 PACKAGES = gcc libc6-dev libcap-dev libcap2-bin passwd python3-dev python3-venv util-linux
@@ -72,16 +72,22 @@ dist: build/installed man $(SOURCES) $(MODULES) $(wildcard $(shell git ls-files 
 	$(BIN)/twine check --strict build/dist/*
 	mv build/dist $@
 
-# A distribution's own Python takes no packages: make PYTHON=/opt/caps/bin/python install
+# A distribution's own Python takes no packages: without PYTHON there is an environment for them.
 # A copy is built, so that root leaves nothing in the checkout.
-install:  ## the package, into the environment of PYTHON=/opt/caps/bin/python
+OWN = $(if $(filter file,$(origin PYTHON)),/opt/caps)
+install: $(OWN:=/bin/python)  ## as root: into /opt/caps, with caps in PATH; or PYTHON=/srv/app/bin/python
 	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
 	tar --exclude=./build --exclude=./.git -cf - . | tar -xf - -C "$$copy" && \
-	$(PYTHON) -m pip install "$$copy"
+	$(if $(OWN),$(OWN)/bin/python,$(PYTHON)) -m pip install "$$copy"
+	$(if $(OWN),test -e /usr/local/bin/caps || ln -s $(OWN)/bin/caps /usr/local/bin)
+
+# Scripts of every account run under it, so it is the system's Python where there is one.
+/opt/caps/bin/python:
+	$(call packages,$(PACKAGES),exit 1)
+	$(firstword $(wildcard /usr/bin/python3) $(PYTHON)) -m venv /opt/caps
 
 # $(call packages,NAMES,FAILURE): has them installed, where there is apt and root
-packages = @mkdir -p build; \
-	if ! command -v apt-get >/dev/null; then \
+packages = @if ! command -v apt-get >/dev/null; then \
 	    echo "not a Debian: these are taken to be there: $(1)"; \
 	elif ! dpkg -s $(1) >/dev/null 2>&1; then \
 	    if [ "$$(id -u)" != 0 ]; then echo "missing: sudo apt-get install $(1)"; $(2); \
@@ -89,14 +95,17 @@ packages = @mkdir -p build; \
 	fi
 
 build/packages: Makefile
+	@mkdir -p build
 	$(call packages,$(PACKAGES),exit 1)
 	@touch $@
 
 build/test-packages: Makefile
+	@mkdir -p build
 	$(call packages,$(TEST_PACKAGES),true)
 	@touch $@
 
 build/bench-packages: Makefile
+	@mkdir -p build
 	$(call packages,$(BENCH_PACKAGES),exit 1)
 	@touch $@
 

@@ -12,6 +12,11 @@ REPLACED = {
     r'sudo apt install (.*)': r'dpkg --status \1 >/dev/null',
     r'git pull': r':',
     r'(sudo )?make install PYTHON=(\S+)/python': r'\1\2/pip install -q --no-index --no-deps *.whl',
+    r'sudo make install': (
+        r'sudo test -e /opt/caps || sudo /usr/bin/python3 -m venv /opt/caps; '
+        r'sudo /opt/caps/bin/pip install -q --no-index --no-deps *.whl; '
+        r'sudo test -e /usr/local/bin/caps || sudo ln -s /opt/caps/bin/caps /usr/local/bin'
+    ),
     r'make (\w+)': r'make help | grep --quiet ^\1',
     r'sudo \S+/pip install aioping': r':',
     r'sudo systemctl (.*)': r'! command -v systemd-analyze || systemd-analyze verify $UNITS',
@@ -87,6 +92,12 @@ def test_commands_of_a_page_work_as_they_are_typed(page, scene, accounts, wheel)
     command = ['unshare', '--mount', '--propagation', 'private', 'sh', '-c', PREPARE]
     done = run(*command, scene, accounts.attacker.name, units, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_first_success_takes_five_commands_at_most():
+    """The commands from installing on, which the test above types, up to the first script."""
+    lines = ''.join(blocks('README.md')[INSTALL:]).splitlines()
+    assert [line.startswith('sudo ppy /srv/backup.py') for line in lines].index(True) < 5
 
 
 def test_messages_of_the_troubleshooting_page_are_those_of_the_code():
