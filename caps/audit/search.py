@@ -87,7 +87,7 @@ class _Search:
     def find(self, from_all: bool) -> None:
         most = self._from_all() if from_all else self._from_none()
         if not most.is_done:
-            self._settle_for(most)
+            self._settle_for(most, from_all)
         kept = self._minimal(self._weakened(self._minimal(most.caps)))
         before, final = self._run(kept), self._run(kept, again=True)
         if before.outcome != final.outcome:
@@ -131,7 +131,7 @@ class _Search:
                 return less
         return everything
 
-    def _settle_for(self, most: Run) -> None:
+    def _settle_for(self, most: Run, from_all: bool) -> None:
         """Take for its work what a command did with all that it asked for, where that differs."""
         nothing = self._run(CapSet())
         if nothing.outcome != most.outcome:
@@ -139,14 +139,20 @@ class _Search:
             return
         still = most.refused & most.caps
         if still:
+            first = (
+                '' if from_all else ', or looks at what is permitted first (--from all finds out)'
+            )
             raise NoAnswerError(
-                f'{still} was refused although it was permitted: the program has to activate it'
+                f'{still} was refused although it was permitted: the program has to activate it{first}'
             )
         if missing := most.refused - self._everything:
             raise NoAnswerError(f'{missing} was refused, and cannot be given here')
+        others = 'it asks who it is and not what it may, or fails for another reason'
+        if from_all:
+            raise NoAnswerError(f'it {ends(most.status)}, whatever it has: {others}')
         raise NoAnswerError(
-            f'it {ends(most.status)}, whatever it has: it asks who it is and not what it may, '
-            'or fails for another reason'
+            f'it {ends(most.status)} with all that it asked for: it looks at its own capabilities '
+            f'first (--from all finds out), {others}'
         )
 
     def _minimal(self, kept: CapSet) -> CapSet:

@@ -15,7 +15,7 @@ def judge(found: Found) -> list[Verdict]:
     """The verdict on each capability that a command needs or has asked for."""
     if found.final is None:
         return []
-    verdicts = [_on_needed(name, found.without[name]) for name in found.final.caps]
+    verdicts = [_on_needed(name, found.without[name], found.final) for name in found.final.caps]
     verdicts += [_on_helped(name, found.final) for name in found.helped]
     named = CapSet(verdict.capability for verdict in verdicts)
     asked = CapSet()
@@ -59,19 +59,18 @@ def merge(audits: Iterable[Audit]) -> Audit:
     return Audit(first.command, accounts, needs, in_order, runs, methods)
 
 
-def _on_needed(name: str, without: Run) -> Verdict:
+def _on_needed(name: str, without: Run, final: Run) -> Verdict:
+    failing = f'without it the command {ends(without.status)}'
     if without.calls is None:
-        return Verdict(name, 'needed', f'without it the command {ends(without.status)}')
-    if name not in without.refused:
-        return Verdict(
-            name,
-            'not proved',
-            f'without it the command {ends(without.status)}, though the kernel did not refuse it: '
-            'the program looks at its own capabilities',
-        )
-    failures = without.failures(name)
-    calls = _counted(failures) or 'refused in a call that went on'
-    return Verdict(name, 'needed', f'without it the command {ends(without.status)}: {calls}')
+        return Verdict(name, 'needed', failing)
+    if name in without.refused:
+        calls = _counted(without.failures(name)) or 'refused in a call that went on'
+        return Verdict(name, 'needed', f'{failing}: {calls}')
+    if name in final.granted:
+        own = 'it looks at its own capabilities, and with it the kernel grants it'
+        return Verdict(name, 'needed', f'{failing}: {own}')
+    own = 'it looks at its own capabilities, and the kernel never asked for this one'
+    return Verdict(name, 'not proved', f'{failing}: {own}')
 
 
 def _on_helped(name: str, final: Run) -> Verdict:

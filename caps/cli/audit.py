@@ -36,6 +36,8 @@ examples:
       each run finds what the first one found
   sudo caps audit --ppy /usr/local/bin/ppy -- ./backup.py /home
       a script: it runs under ppy, as if it were marked with what it is given
+  sudo caps audit --from all --ppy /usr/local/bin/ppy -- ./backup.py /home
+      a script that looks at its own capabilities first, as caps.raised does
   sudo caps audit --once --as backup -- ./backup.sh
       one run as things are: what was refused, and what would help
   sudo caps audit --json -- ./backup.sh --full > full.json

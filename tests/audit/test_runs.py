@@ -113,7 +113,7 @@ def test_status_of_a_signal_is_negative(account):
     found = audit(sh('kill -KILL $$'), account)
     assert found.needs is None
     assert found.runs[0].status == -signal.SIGKILL
-    assert 'is killed by signal 9, whatever it has' in found.reason
+    assert 'is killed by signal 9 with all that it asked for' in found.reason
 
 
 def test_descriptors_of_the_audit_are_closed(account):
@@ -284,7 +284,7 @@ def test_function_that_fails_whatever_it_has_says_how():
     def fail():
         raise RuntimeError('no way')
 
-    with pytest.raises(AuditError, match=r'(?s)fail: it exits 1, whatever it has.*no way'):
+    with pytest.raises(AuditError, match=r'(?s)fail: it exits 1 with all that.*no way'):
         needs(fail)
 
 

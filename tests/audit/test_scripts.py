@@ -45,6 +45,23 @@ def test_script_that_does_not_activate_is_told_to(ppy, script):
     assert 'cap_dac_read_search was refused although it was permitted' in found.reason
 
 
+RAISE = """
+import os
+from caps import raised
+with raised('cap_kill'):
+    os.kill(1, 0)
+"""
+
+
+def test_script_that_looks_first_at_what_it_is_permitted_begins_with_all(ppy, script):
+    path = str(script(RAISE))
+    found = audit([path], None, Options(ppy=str(ppy.path)))
+    assert found.needs is None
+    assert '--from all finds out' in found.reason
+    found = audit([path], None, Options(ppy=str(ppy.path), from_all=True))
+    assert found.needs == CapSet('cap_kill'), found.reason
+
+
 def test_script_gets_its_arguments_and_has_its_path(ppy, script):
     path = script("import sys; assert sys.argv == [__file__, 'x'], sys.argv; print(__file__)")
     found = audit([str(path), 'x'], None, Options(ppy=str(ppy.path)))

@@ -170,10 +170,10 @@ def test_capability_that_does_not_help_a_failing_call_is_unused():
 
 
 def test_command_that_fails_whatever_it_has_gets_no_answer():
-    found = search(lambda caps: Run(caps, 32, False, {}), EVERYTHING)
+    found = search(lambda caps: Run(caps, 32, False, {}), EVERYTHING, from_all=True)
     needed, reason = answer_of(found)
     assert needed is None
-    assert 'asks who it is' in reason
+    assert reason.startswith('it exits 32, whatever it has: it asks who it is')
 
 
 def test_status_that_it_has_with_all_it_asked_for_counts_where_that_differs():
@@ -214,15 +214,25 @@ def test_capability_that_cannot_be_given_here_is_named():
     assert reason == 'cap_net_admin was refused, and cannot be given here'
 
 
-def test_program_that_looks_at_its_own_capabilities_is_not_proved():
+@pytest.mark.parametrize('is_asked', [True, False])
+def test_program_that_looks_at_its_own_capabilities_needs_what_the_kernel_grants_it(is_asked):
     def run(caps):
-        return Run(caps, 0 if 'cap_kill' in caps else 1, 'cap_kill' in caps, {}, CapSet('cap_kill'))
+        has_it = 'cap_kill' in caps
+        return Run(caps, 0 if has_it else 1, has_it, {}, CapSet('cap_kill' if is_asked else ''))
 
     found = search(run, EVERYTHING, from_all=True)
-    assert verdicts_of(found) == {'cap_kill': 'not proved'}
+    assert verdicts_of(found) == {'cap_kill': 'needed' if is_asked else 'not proved'}
+    needed, reason = answer_of(found)
+    assert needed == (CapSet('cap_kill') if is_asked else None)
+    assert is_asked or 'looks at its own capabilities' in reason
+
+
+def test_program_that_looks_at_its_own_capabilities_is_one_to_begin_with_all_for():
+    found = search(lambda caps: Run(caps, 1, False, {}), EVERYTHING)
     needed, reason = answer_of(found)
     assert needed is None
-    assert 'looks at its own capabilities' in reason
+    assert '--from all finds out' in reason
+    assert len(found.runs) == 1
 
 
 def test_search_ends_for_a_program_that_decides_by_chance():

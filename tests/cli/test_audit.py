@@ -69,10 +69,10 @@ def test_command_that_needs_nothing_needs_an_empty_list(capsys):
 def test_no_answer_is_null_and_says_why(capsys):
     found = document(capsys, '--', 'sh', '-c', 'echo it is what it is; exit 3', status=1)
     assert found['needs'] is None
-    assert found['reason'].startswith('it exits 3, whatever it has: it asks who it is')
+    assert found['reason'].startswith('it exits 3 with all that it asked for: it looks at its own')
     result = audit('--', 'sh', '-c', 'echo it is what it is; exit 3')
     assert result.returncode == 1
-    assert result.stdout.startswith('no answer: it exits 3, whatever it has')
+    assert result.stdout.startswith('no answer: it exits 3 with all that it asked for')
     assert '  it said: it is what it is\n' in result.stdout
 
 
