@@ -5,32 +5,27 @@ import contextlib
 import ctypes
 import errno
 import os
+import platform
+import resource
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import threading
 import time
 from itertools import count
+from pathlib import Path
 
 import pytest
 
 import caps
-from caps import IAB, Caps, _caps, drop
+from caps import IAB, Caps, SecureBits, _caps, drop, set_no_new_privs
 from caps import threads as calls
-from support import CHILDREN, SUPPORT, needs, needs_root, python
+from support import CHILDREN, SUPPORT, needs, needs_root, program, python
 from support.child import in_a_child
-from support.children.inside import Raw, seen, start, threads, wait_for
+from support.children.inside import Raw, refusal, seen, start, status, threads, wait_for
 from support.sources import extension_with
-
-PRELUDE = """
-import os, signal, sys, threading, time
-from caps import IAB, Caps, SecureBits, drop, set_no_new_privs
-from inside import *
-
-raw = Raw(sys.argv[1])
-DROP = Caps()
-"""
 
 DROP = Caps()
 FREE_THREADED = bool(sysconfig.get_config_var('Py_GIL_DISABLED'))
@@ -49,59 +44,53 @@ def library(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def child(library):
-    def run(code, *arguments, **options):
-        return python(PRELUDE + code, library, *arguments, cwd=CHILDREN, **options)
-
-    return run
-
-
 # Whatever the threads are at.
 
 # Without Python's lock those that are busy are so at the same time, and the others hardly run.
 BUSY = 4 if FREE_THREADED else 64
 
-WORK = {
-    'sleep': 'start(time.sleep, 60, count=64)',
-    'read': 'start(os.read, os.pipe()[0], 1, count=64)',
-    'lock': 'start(lock.acquire, count=64)',
-    'lock for a time': 'start(lock.acquire, True, 60, count=64)',
-    'CPU': f'start(loop, count={BUSY})',
-    'all of them': f"""
-for work in (time.sleep, 60), (os.read, os.pipe()[0], 1), (lock.acquire,):
-    start(*work, count=16)
-start(loop, count={BUSY // 4})
-""",
-    'raw reads': '[raw.start("read_once", os.pipe()[0]) for n in range(64)]',
-    'raw loops': '[raw.start("spin") for n in range(4)]',
-}
 
-
-@needs_something
-@pytest.mark.parametrize('work', WORK.values(), ids=WORK)
-def test_every_thread_changes_and_without_all_threads_only_one(child, work):
-    code = f"""
 def loop():
     while not stop:
         pass
     time.sleep(60)
 
-sys.setswitchinterval(1e-4)
-stop, lock, before = [], threading.Lock(), status(os.getpid())['CapPrm']
-lock.acquire()
-{work}
-assert DROP.apply() is DROP
-assert status(os.getpid())['CapPrm'] == 0
-assert status(os.listdir('/proc/self/task')[-1])['CapPrm'] == before
-assert DROP.apply(all_threads=True) is DROP
-stop.append(1)
-for field in 'CapPrm', 'CapEff', 'CapInh', 'CapAmb':
-    assert seen(field) == {{0}}
-assert len(threads()) >= 5
-leave()
-"""
-    child(code)
+
+def all_of_them(raw):
+    for work in (time.sleep, 60), (os.read, os.pipe()[0], 1), (lock.acquire,):
+        start(*work, count=16)
+    start(loop, count=BUSY // 4)
+
+
+stop, lock = [], threading.Lock()
+WORK = {
+    'sleep': lambda raw: start(time.sleep, 60, count=64),
+    'read': lambda raw: start(os.read, os.pipe()[0], 1, count=64),
+    'lock': lambda raw: start(lock.acquire, count=64),
+    'lock for a time': lambda raw: start(lock.acquire, True, 60, count=64),
+    'CPU': lambda raw: start(loop, count=BUSY),
+    'all of them': all_of_them,
+    'raw reads': lambda raw: [raw.start('read_once', os.pipe()[0]) for _ in range(64)],
+    'raw loops': lambda raw: [raw.start('spin') for _ in range(4)],
+}
+
+
+@needs_something
+@pytest.mark.parametrize('work', WORK.values(), ids=WORK)
+@in_a_child
+def test_every_thread_changes_and_without_all_threads_only_one(library, work):
+    sys.setswitchinterval(1e-4)
+    raw, before = Raw(library), status(os.getpid())['CapPrm']
+    lock.acquire()
+    work(raw)
+    assert DROP.apply() is DROP
+    assert status(os.getpid())['CapPrm'] == 0
+    assert status(os.listdir('/proc/self/task')[-1])['CapPrm'] == before
+    assert DROP.apply(all_threads=True) is DROP
+    stop.append(1)
+    for field in 'CapPrm', 'CapEff', 'CapInh', 'CapAmb':
+        assert seen(field) == {0}
+    assert len(threads()) >= 5
 
 
 @needs_something
@@ -165,195 +154,178 @@ def test_an_asyncio_loop_goes_on():
 
 
 @needs_something
-def test_threads_of_a_subinterpreter_change_and_it_can_ask(child):
-    code = """
-try:
-    import _interpreters
-    create, run = (lambda: _interpreters.create('legacy')), _interpreters.exec
-except ImportError:
-    import _xxsubinterpreters
-    create, run = (lambda: _xxsubinterpreters.create(isolated=False)), _xxsubinterpreters.run_string
+@in_a_child
+def test_threads_of_a_subinterpreter_change_and_it_can_ask():
+    try:
+        import _interpreters as interpreters
 
-def at_work():
-    global interpreter
-    interpreter = create()
-    run(interpreter, 'import time; time.sleep(.5)')
-    done.wait()
-    run(interpreter, '''
-from caps import Caps
-Caps('=').apply(all_threads=True)
-assert not Caps.from_process().permitted
-''')
-done = threading.Event()
-thread, = start(at_work)
-kept = Caps.from_process()
-kept.permitted -= ['cap_chown']
-kept.effective.clear()
-kept.apply(all_threads=True)
-assert seen('CapPrm') == {kept.permitted.mask}
-done.set()
-thread.join()
-assert seen('CapPrm') == {0}
-"""
-    child(code)
+        create, run = (lambda: interpreters.create('legacy')), interpreters.exec
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+
+        create, run = (lambda: interpreters.create(isolated=False)), interpreters.run_string
+    drop_there = (
+        'from caps import Caps\n'
+        "Caps('=').apply(all_threads=True)\n"
+        'assert not Caps.from_process().permitted'
+    )
+
+    def at_work():
+        interpreter = create()
+        run(interpreter, 'import time; time.sleep(.5)')
+        done.wait()
+        run(interpreter, drop_there)
+
+    done = threading.Event()
+    (thread,) = start(at_work)
+    kept = Caps.from_process()
+    kept.permitted -= ['cap_chown']
+    kept.effective.clear()
+    kept.apply(all_threads=True)
+    assert seen('CapPrm') == {kept.permitted.mask}
+    done.set()
+    thread.join()
+    assert seen('CapPrm') == {0}
 
 
 # A thread that does not answer.
 
 APPLICATIONS = {
-    'Caps': 'DROP.apply(all_threads=True)',
-    'IAB': 'IAB(IAB.from_process()).apply(all_threads=True)',
-    'SecureBits': 'SecureBits(["keep_caps"]).apply(all_threads=True)',
-    'drop': 'drop()',
+    'Caps': lambda: DROP.apply(all_threads=True),
+    'IAB': lambda: IAB(IAB.from_process()).apply(all_threads=True),
+    'SecureBits': lambda: SecureBits(['keep_caps']).apply(all_threads=True),
+    'drop': drop,
 }
-EVERY = APPLICATIONS | {'no_new_privs': 'set_no_new_privs()'}  # which takes no capability
+EVERY = APPLICATIONS | {'no_new_privs': set_no_new_privs}  # which takes no capability
 
 
 @needs('cap_setpcap')
 @pytest.mark.parametrize('apply', EVERY.values(), ids=EVERY)
-def test_a_thread_that_blocks_all_signals_is_named_and_nothing_changes(child, apply):
-    code = f"""
-start(time.sleep, 60, count=3)
-thread, job = raw.start('deaf')
-before = threads()
-error = refusal(lambda: {apply})
-assert threads() == before
-job.stop = 1
-wait_for(lambda: job.result and not job.started and thread not in threads())
-time.sleep(.05)
-after = threads()
-del before[thread]
-assert after == before, 'it came later, when it was no longer asked'
-print(thread, error.errno, error.strerror)
-{apply}
-leave()
-"""
-    thread, number, reason = child(code).split(maxsplit=2)
-    assert int(number) == errno.ETIMEDOUT
-    assert reason.startswith(f'nothing was changed: no answer from thread {thread} (')
-    assert ',' not in reason, 'only one is to blame'
+@in_a_child
+def test_a_thread_that_blocks_all_signals_is_named_and_nothing_changes(library, apply):
+    raw = Raw(library)
+    start(time.sleep, 60, count=3)
+    thread, job = raw.start('deaf')
+    before = threads()
+    error = refusal(apply)
+    assert threads() == before
+    job.stop = 1
+    wait_for(lambda: job.result and not job.started and thread not in threads())
+    time.sleep(0.05)
+    after = threads()
+    del before[thread]
+    assert after == before, 'it came later, when it was no longer asked'
+    assert error.errno == errno.ETIMEDOUT
+    assert error.strerror.startswith(f'nothing was changed: no answer from thread {thread} (')
+    assert ',' not in error.strerror, 'only one is to blame'
+    apply()
 
 
 @needs_something
-def test_of_many_that_do_not_answer_some_are_named_and_the_rest_counted(child):
-    code = """
-deaf = [raw.start('deaf') for n in range(20)]
-print(refusal(DROP.apply, all_threads=True).strerror)
-for _, job in deaf:
-    job.stop = 1
-wait_for(lambda: len(threads()) == 1)
-"""
-    reason = child(code)
+@in_a_child
+def test_of_many_that_do_not_answer_some_are_named_and_the_rest_counted(library):
+    raw = Raw(library)
+    deaf = [raw.start('deaf') for _ in range(20)]
+    reason = refusal(DROP.apply, all_threads=True).strerror
+    for _, job in deaf:
+        job.stop = 1
+    wait_for(lambda: len(threads()) == 1)
     assert reason.count('(') == 16
-    assert reason.endswith(' and 4 more\n')
+    assert reason.endswith(' and 4 more')
 
 
 @needs('cap_kill', 'cap_setpcap')
 @pytest.mark.parametrize('apply', APPLICATIONS.values(), ids=APPLICATIONS)
-def test_a_thread_with_less_permitted_is_named_and_nothing_changes(child, apply):
-    code = f"""
-def less():
-    Caps('cap_kill=p').apply()
-    time.sleep(60)
-poor, = start(less)
-wait_for(lambda: len(seen('CapPrm')) == 2)
-start(time.sleep, 60, count=2)
-Caps('cap_setpcap,cap_kill=p').apply()
-DROP.permitted = 'cap_setpcap'
-before = threads()
-error = refusal(lambda: {apply})
-assert threads() == before
-print(poor.native_id, error.errno, error.strerror)
-leave()
-"""
-    thread, number, reason = child(code).split(maxsplit=2)
-    assert int(number) == errno.EPERM
-    assert reason.startswith('nothing was changed: cap_setpcap is not permitted in thread ')
-    assert thread in reason
+@in_a_child
+def test_a_thread_with_less_permitted_is_named_and_nothing_changes(apply):
+    def less():
+        Caps('cap_kill=p').apply()
+        time.sleep(60)
+
+    (poor,) = start(less)
+    wait_for(lambda: len(seen('CapPrm')) == 2)
+    start(time.sleep, 60, count=2)
+    Caps('cap_setpcap,cap_kill=p').apply()
+    DROP.permitted = 'cap_setpcap'
+    before = threads()
+    error = refusal(apply)
+    assert threads() == before
+    assert error.errno == errno.EPERM
+    reason = 'nothing was changed: cap_setpcap is not permitted in thread '
+    assert error.strerror.startswith(reason)
+    assert str(poor.native_id) in error.strerror
 
 
 @needs('cap_kill', 'cap_setpcap')
-def test_a_thread_that_the_kernel_refuses_is_named_and_the_others_changed(child):
-    code = """
-def less():
-    iab = IAB()
-    iab.bounding -= ['cap_kill', 'cap_sys_resource']
-    iab.bounding &= IAB.from_process().bounding
-    iab.apply()
-    time.sleep(60)
-bound, = start(less)
-start(time.sleep, 60, count=2)
-wait_for(lambda: len(seen('CapBnd')) == 2)
-error = refusal(Caps(Caps.from_process(), inheritable='cap_kill').apply, all_threads=True)
-for thread, fields in threads().items():
-    assert bool(fields['CapInh']) == (thread != bound.native_id)
-print(bound.native_id, error.errno, error.strerror)
-leave()
-"""
-    thread, number, reason = child(code).split(maxsplit=2)
-    assert int(number) == errno.EPERM
-    assert reason.startswith('capset to ')
-    assert f': Operation not permitted in thread {thread} (' in reason
-    assert reason.endswith('), while all others were changed\n')
+@in_a_child
+def test_a_thread_that_the_kernel_refuses_is_named_and_the_others_changed():
+    def less():
+        iab = IAB()
+        iab.bounding -= ['cap_kill', 'cap_sys_resource']
+        iab.bounding &= IAB.from_process().bounding
+        iab.apply()
+        time.sleep(60)
+
+    (bound,) = start(less)
+    start(time.sleep, 60, count=2)
+    wait_for(lambda: len(seen('CapBnd')) == 2)
+    error = refusal(Caps(Caps.from_process(), inheritable='cap_kill').apply, all_threads=True)
+    for thread, fields in threads().items():
+        assert bool(fields['CapInh']) == (thread != bound.native_id)
+    assert error.errno == errno.EPERM
+    assert error.strerror.startswith('capset to ')
+    assert f': Operation not permitted in thread {bound.native_id} (' in error.strerror
+    assert error.strerror.endswith('), while all others were changed')
 
 
 # What cannot be asked at all.
 
 
 @needs_something
-def test_when_the_program_handles_every_signal_it_is_told_so(child):
-    code = """
-start(time.sleep, 60)
-before = threads()
-for number in range(signal.SIGRTMIN, signal.SIGRTMAX + 1):
-    assert raw.library.take(number) == 0
-error = refusal(DROP.apply, all_threads=True)
-assert threads() == before
-print(error.errno, error.strerror)
-leave()
-"""
-    number, reason = child(code).split(maxsplit=1)
-    assert int(number) == errno.EBUSY
-    assert reason == ('nothing was changed: no real-time signal is left to ask other threads by\n')
+@in_a_child
+def test_when_the_program_handles_every_signal_it_is_told_so(library):
+    raw = Raw(library)
+    start(time.sleep, 60)
+    before = threads()
+    for number in range(signal.SIGRTMIN, signal.SIGRTMAX + 1):
+        assert raw.library.take(number) == 0
+    error = refusal(DROP.apply, all_threads=True)
+    assert threads() == before
+    assert error.errno == errno.EBUSY
+    reason = 'nothing was changed: no real-time signal is left to ask other threads by'
+    assert error.strerror == reason
 
 
-IO_URING = """
 def ring(flags):
     parameters = (ctypes.c_uint32 * 30)(0, 0, flags)
     fd = ctypes.CDLL(None).syscall(425, 4, parameters)
     assert fd >= 0, 'io_uring_setup(2)'
     return fd
 
+
 def workers():
-    return [thread for thread in os.listdir('/proc/self/task')
-            if open(f'/proc/self/task/{thread}/comm').read().startswith('iou-')]
-"""
+    """The threads of this process that the kernel made for io_uring."""
+    tasks = Path('/proc/self/task').iterdir()
+    return [task.name for task in tasks if (task / 'comm').read_text().startswith('iou-')]
 
 
 @needs_something
-def test_a_worker_of_io_uring_is_named_as_such_at_once(child):
-    code = (
-        IO_URING
-        + """
-start(time.sleep, 60, count=3)
-fd = ring(2)  # IORING_SETUP_SQPOLL
-wait_for(workers)
-thread, = workers()
-before, began = seen('CapPrm'), time.process_time()
-error = refusal(DROP.apply, all_threads=True)
-assert seen('CapPrm') == before
-print(thread, error.errno, error.strerror)
-os.close(fd)
-wait_for(lambda: not workers())
-DROP.apply(all_threads=True)
-assert seen('CapPrm') == {0}
-leave()
-"""
-    )
-    thread, number, reason = child(code).split(maxsplit=2)
-    assert int(number) == errno.EBUSY
-    assert reason.startswith(f'nothing was changed: thread {thread} (iou-sqp-')
-    assert 'works for io_uring' in reason
+@in_a_child
+def test_a_worker_of_io_uring_is_named_as_such_at_once():
+    start(time.sleep, 60, count=3)
+    fd = ring(2)  # IORING_SETUP_SQPOLL
+    wait_for(workers)
+    (thread,) = workers()
+    before = seen('CapPrm')
+    error = refusal(DROP.apply, all_threads=True)
+    assert seen('CapPrm') == before
+    os.close(fd)
+    wait_for(lambda: not workers())
+    DROP.apply(all_threads=True)
+    assert seen('CapPrm') == {0}
+    assert error.errno == errno.EBUSY
+    assert error.strerror.startswith(f'nothing was changed: thread {thread} (iou-sqp-')
+    assert 'works for io_uring' in error.strerror
 
 
 @needs_something
@@ -370,70 +342,53 @@ def test_a_thread_that_only_has_the_name_of_such_a_worker_changes():
 
 @needs_something
 @pytest.mark.parametrize('limit', [0, 32])
-def test_where_few_signals_can_be_pending_all_threads_change_or_the_limit_is_named(child, limit):
-    code = """
-import pwd, resource
-limit = int(sys.argv[2])
-raw.start('read_once', os.pipe()[0])
-start(time.sleep, 60, count=100)
-before = seen('CapPrm')
-resource.setrlimit(resource.RLIMIT_SIGPENDING, (limit, limit))
-try:
-    DROP.apply(all_threads=True)
-    assert seen('CapPrm') == {0}
-    print('changed')
-except OSError as error:
-    assert seen('CapPrm') == before
-    print(error.errno, error.strerror)
-leave()
-"""
-    printed = child(code, limit)
-    refused = f'{errno.EAGAIN} nothing was changed: the limit of pending signals (ulimit -i) leaves'
-    assert printed == 'changed\n' if limit else printed.startswith(refused)
+@in_a_child
+def test_where_few_signals_can_be_pending_all_threads_change_or_the_limit_is_named(library, limit):
+    raw = Raw(library)
+    raw.start('read_once', os.pipe()[0])
+    start(time.sleep, 60, count=100)
+    before = seen('CapPrm')
+    resource.setrlimit(resource.RLIMIT_SIGPENDING, (limit, limit))
+    if limit:
+        DROP.apply(all_threads=True)
+        assert seen('CapPrm') == {0}
+    else:
+        error = refusal(DROP.apply, all_threads=True)
+        assert seen('CapPrm') == before
+        assert error.errno == errno.EAGAIN
+        reason = 'nothing was changed: the limit of pending signals (ulimit -i) leaves'
+        assert error.strerror.startswith(reason)
 
 
 @needs_something
-def test_more_threads_than_there_is_room_for_are_refused_at_once(child, tmp_path):
+def test_more_threads_than_there_is_room_for_are_refused_at_once(tmp_path):
     package = extension_with(tmp_path, 'ext/threads.h', 'MAX_THREADS = 16384', 'MAX_THREADS = 16')
-    code = """
-made = start(time.sleep, 60, count=15)
-IAB.from_process().apply(all_threads=True)
-start(time.sleep, 60, count=2)
-before = threads()
-error = refusal(DROP.apply, all_threads=True)
-assert threads() == before
-print(error.errno, error.strerror)
-leave()
-"""
-    printed = child(code, env=os.environ | {'PYTHONPATH': str(package)})
+    printed = python(program('crowd'), cwd=CHILDREN, env=os.environ | {'PYTHONPATH': str(package)})
     assert printed == f'{errno.E2BIG} nothing was changed: there are more than 16 other threads\n'
 
 
 @needs_something
 @pytest.mark.parametrize('left', range(4))
-def test_with_few_descriptors_left_all_threads_change_or_none(child, left):
-    code = """
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-start(time.sleep, 60, count=3)
-before, full = seen('CapPrm'), []
-try:
-    while True:
-        full.append(os.open('/dev/null', os.O_RDONLY))
-except OSError:
-    for _ in range(int(sys.argv[2])):
-        os.close(full.pop())
-try:
-    DROP.apply(all_threads=True)
-    print('changed')
-except OSError as error:
-    print(error.strerror)
-for fd in full:
-    os.close(fd)
-assert seen('CapPrm') in (before, {0})
-leave()
-"""
-    assert child(code, left) == ('changed\n' if left else 'Too many open files\n')
+@in_a_child
+def test_with_few_descriptors_left_all_threads_change_or_none(left):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    start(time.sleep, 60, count=3)
+    before, full = seen('CapPrm'), []
+    try:
+        while True:
+            full.append(os.open('/dev/null', os.O_RDONLY))
+    except OSError:
+        for _ in range(left):
+            os.close(full.pop())
+    reason = None
+    try:
+        DROP.apply(all_threads=True)
+    except OSError as error:
+        reason = error.strerror
+    for fd in full:
+        os.close(fd)
+    assert seen('CapPrm') == ({0} if left else before)
+    assert reason == (None if left else 'Too many open files')
 
 
 # What the program had stays.
@@ -558,32 +513,33 @@ def test_a_thread_whose_id_was_asked_before_finds_nothing_to_do(library):
 # Meanwhile.
 
 
-@needs_something
-@pytest.mark.parametrize(('relays', 'looks'), [('8', 100), ('0', 3)], ids=['raw', 'Python'])
-def test_no_thread_escapes_where_threads_start_and_end_all_the_time(child, relays, looks):
-    code = """
-def relay():
-    if not stop:
-        threading.Thread(target=relay, daemon=True).start()
+@in_a_child
+def drop_among_relays(library, relays, looks):
+    def relay():
+        if not stop:
+            threading.Thread(target=relay, daemon=True).start()
 
-relays, looks, stop = int(sys.argv[2]), int(sys.argv[3]), []
-sys.setswitchinterval(1e-4)
-start(time.sleep, 60, count=20)
-jobs = [raw.start('relay')[1] for n in range(relays)]
-for n in range(8 - relays):
-    threading.Thread(target=relay, daemon=True).start()
-DROP.apply(all_threads=True)
-for _ in range(looks):
+    raw = Raw(library)
+    sys.setswitchinterval(1e-4)
+    start(time.sleep, 60, count=20)
+    jobs = [raw.start('relay')[1] for _ in range(relays)]
+    for _ in range(8 - relays):
+        threading.Thread(target=relay, daemon=True).start()
+    DROP.apply(all_threads=True)
+    for _ in range(looks):
+        assert seen('CapPrm') == {0}
+    for job in jobs:
+        job.stop = 1
+    stop.append(1)
+    wait_for(lambda: len(threads()) == 21)
     assert seen('CapPrm') == {0}
-for job in jobs:
-    job.stop = 1
-stop.append(1)
-wait_for(lambda: len(threads()) == 21)
-assert seen('CapPrm') == {0}
-leave()
-"""
+
+
+@needs_something
+@pytest.mark.parametrize(('relays', 'looks'), [(8, 100), (0, 3)], ids=['raw', 'Python'])
+def test_no_thread_escapes_where_threads_start_and_end_all_the_time(library, relays, looks):
     for _ in range(10):
-        child(code, relays, looks)
+        drop_among_relays(library, relays, looks)
 
 
 @needs_something
@@ -685,25 +641,36 @@ def test_programs_started_at_the_same_time_run():
 # The first thread.
 
 
-@needs_something
-@pytest.mark.parametrize('end', ['pthread_exit(None)', 'syscall(60, 0)'])
-def test_the_first_thread_may_have_ended(child, end):
-    code = f"""
-def outlive():
-    wait_for(lambda: status(os.getpid()) is None)
-    try:
-        drop()
-        assert seen('CapPrm') == {{0}} and len(threads()) == 3
-        print('dropped', flush=True)
-    finally:
-        os._exit(0)
+# What ends it, and nothing else of the process.
+ENDS = {
+    'pthread_exit': lambda libc: libc.pthread_exit(None),
+    'exit': lambda libc: libc.syscall({'x86_64': 60, 'aarch64': 93}[platform.machine()], 0),
+}
 
-start(time.sleep, 60)
-raw.start('spin')
-start(outlive)
-ctypes.CDLL(None).{end}
-"""
-    assert child(code) == 'dropped\n'
+
+@needs_something
+@pytest.mark.parametrize('end', ENDS.values(), ids=ENDS)
+@in_a_child
+def test_the_first_thread_may_have_ended(library, end):
+    def outlive():
+        result = 1
+        try:
+            wait_for(lambda: status(os.getpid()) is None)
+            drop()
+            assert seen('CapPrm') == {0}
+            assert len(threads()) == 3
+            result = 0
+        finally:
+            os._exit(result)
+
+    if pid := os.fork():
+        assert os.waitpid(pid, 0)[1] == 0
+        return
+    raw = Raw(library)
+    start(time.sleep, 60)
+    raw.start('spin')
+    start(outlive)
+    end(ctypes.CDLL(None))
 
 
 @in_a_child
