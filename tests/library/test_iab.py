@@ -3,8 +3,10 @@
 import copy
 import ctypes
 import errno
+import os
 import re
 import subprocess
+import time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +15,10 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from caps import IAB, Caps, CapSet
-from support import CHILDREN, ROOT, libcap, needs, python, run
+from caps import IAB, Caps, CapSet, SecureBits
+from support import ROOT, libcap, needs, run
+from support.child import in_a_child
+from support.children.inside import refusal, seen, start, threads
 
 FIELDS = {'inheritable': 'CapInh', 'ambient': 'CapAmb', 'bounding': 'CapBnd'}
 SOME = 'cap_chown', 'cap_kill', 'cap_net_raw'
@@ -23,7 +27,8 @@ INH, AMB, BOUND = 2, 3, 4  # cap_iab_vector_t
 lib = libcap.library
 for name in 'cap_iab_from_text', 'cap_iab_to_text', 'cap_iab_init':
     getattr(lib, name).restype = ctypes.c_void_p
-lib.cap_iab_to_text.argtypes = [ctypes.c_void_p]
+for name in 'cap_iab_to_text', 'cap_iab_set_proc':
+    getattr(lib, name).argtypes = [ctypes.c_void_p]
 lib.cap_iab_get_vector.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
 lib.cap_iab_set_vector.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
 
@@ -249,34 +254,15 @@ def test_a_process_that_is_not_there_is_an_error(pid):
 
 
 @needs('cap_sys_chroot')
+@in_a_child
 def test_without_proc_another_process_is_not_called_absent(tmp_path):
-    printed = python(
-        """
-import os, sys
-from caps import IAB
-os.chroot(sys.argv[1])
-IAB.from_process()
-try:
-    IAB.from_process(1)
-except FileNotFoundError as error:
-    print(error.strerror)
-""",
-        tmp_path,
-    )
-    assert printed == 'process 1: /proc is needed to read it, and is not there\n'
+    os.chroot(tmp_path)
+    IAB.from_process()
+    reason = refusal(IAB.from_process, 1).strerror
+    assert reason == 'process 1: /proc is needed to read it, and is not there'
 
 
 # Applying.
-
-CHANGE = """
-import sys
-from caps import IAB, Caps, CapSet, SecureBits, securebits
-from inside import refusal, seen, start, status, threads
-"""
-
-
-def child(code, *arguments):
-    return python(CHANGE + code, *arguments, cwd=CHILDREN)
 
 
 @needs('cap_setpcap', *SOME)
@@ -292,28 +278,19 @@ def child(code, *arguments):
     ],
     ids=lambda text: text[:40] or 'nothing',
 )
+@in_a_child
 def test_an_applied_state_is_what_the_kernel_and_capsh_have(text):
-    code = """
-import os
-before = IAB.from_process()
-iab = IAB(sys.argv[1])
-iab.bounding &= before.bounding
-assert iab.apply() is iab
-assert IAB.from_process() == iab
-print(*(status(os.getpid())[name] for name in ('CapInh', 'CapAmb', 'CapBnd')), flush=True)
-if iab.bounding:
-    os.execvp('capsh', ['capsh', '--print'])
-"""
-    kernel, *printed = child(code, text).splitlines()
     inheritable, ambient, blocked = read(text)
     bounding = status()[2] & ~blocked
-    assert tuple(map(int, kernel.split())) == (inheritable, ambient, bounding)
-    for line in printed:
-        if line.startswith('Current IAB: '):
-            assert IAB(line.removeprefix('Current IAB: ')).ambient.mask == ambient
-            break
-    else:
-        assert not bounding
+    iab = IAB(text)
+    iab.bounding &= IAB.from_process().bounding
+    assert iab.apply() is iab
+    assert IAB.from_process() == iab
+    assert status() == (inheritable, ambient, bounding)
+    if iab.bounding:  # without, nothing can be executed that root has capabilities in
+        printed = run('capsh', '--print').stdout
+        (line,) = [line for line in printed.splitlines() if line.startswith('Current IAB: ')]
+        assert IAB(line.removeprefix('Current IAB: ')).ambient.mask == ambient
 
 
 # IAB texts, for instance of libcap's manual pages and its own tests; what the process has before;
@@ -338,169 +315,170 @@ APPLIED = [
 ]
 
 
-@needs('cap_setpcap', *SOME)
-@pytest.mark.parametrize('held', ['everything', 'cap_setpcap,cap_kill,cap_chown,cap_net_raw'])
-@pytest.mark.parametrize('all_threads', [False, True], ids=['one', 'all'])
-@pytest.mark.parametrize('by', ['libcap', 'us'])
-def test_a_text_does_what_cap_iab_set_proc_does_with_it(held, all_threads, by):
+def by_libcap(text, all_threads=False):
+    assert lib.cap_iab_set_proc(lib.cap_iab_from_text(text.encode())) == 0
+
+
+def by_us(text, all_threads):
+    IAB(text).apply(all_threads=all_threads)
+
+
+@in_a_child
+def apply_one_after_another(apply, held, first, text, all_threads):
     """In a process whose bounding set is reduced already, as in every container."""
-    code = """
-import ctypes, os
-libcap = ctypes.CDLL('libcap.so.2')
-libcap.cap_iab_from_text.restype = ctypes.c_void_p
-libcap.cap_iab_set_proc.argtypes = [ctypes.c_void_p]
-
-def by_libcap(text):
-    assert libcap.cap_iab_set_proc(libcap.cap_iab_from_text(text.encode())) == 0
-
-def by_us(text):
-    IAB(text).apply(all_threads=%r)
-
-by_libcap('!cap_sys_time')
-if %r != 'everything':
-    Caps(%r + '=p').apply()
-caps, bounding = Caps.from_process(), IAB.from_process().bounding
-for text, first, wanted in eval(sys.argv[1]):
-    inheritable, ambient, dropped = map(CapSet, wanted)
-    if pid := os.fork():
-        assert os.waitpid(pid, 0)[1] == 0, (text, first)
-        continue
+    by_libcap('!cap_sys_time')
+    if held:
+        Caps(permitted=held).apply()
+    caps, bounding = Caps.from_process(), IAB.from_process().bounding
     by_libcap(first)
-    by_%s(text)
-    iab = IAB.from_process()
-    assert iab.inheritable == inheritable, (text, first, iab)
-    assert iab.ambient == ambient, (text, first, iab)
-    assert iab.bounding == bounding - dropped, (text, first, iab)
-    caps.inheritable = inheritable
-    assert Caps.from_process() == caps
-    os._exit(0)
-"""
-    child(code % (all_threads, held, held, by), repr(APPLIED))
+    apply(text, all_threads)
+    return caps, bounding, Caps.from_process(), IAB.from_process()
 
 
 @needs('cap_setpcap', *SOME)
+@pytest.mark.parametrize('held', [None, ['cap_setpcap', *SOME]], ids=['everything', 'some'])
+@pytest.mark.parametrize('all_threads', [False, True], ids=['one', 'all'])
+@pytest.mark.parametrize('apply', [by_libcap, by_us])
+def test_a_text_does_what_cap_iab_set_proc_does_with_it(held, all_threads, apply):
+    for text, first, wanted in APPLIED:
+        inheritable, ambient, dropped = map(CapSet, wanted)
+        caps, bounding, after, iab = apply_one_after_another(apply, held, first, text, all_threads)
+        assert iab.inheritable == inheritable, (text, first, iab)
+        assert iab.ambient == ambient, (text, first, iab)
+        assert iab.bounding == bounding - dropped, (text, first, iab)
+        caps.inheritable = inheritable
+        assert after == caps
+
+
+@needs('cap_setpcap', *SOME)
+@in_a_child
 def test_what_readme_shows_applies_in_a_reduced_bounding_set():
     (text,) = set(re.findall(r"IAB\('(.*?)'\)", (ROOT / 'README.md').read_text()))
-    code = """
-IAB('!cap_sys_time').apply()
-IAB(sys.argv[1]).apply()
-print(IAB.from_process())
-"""
-    assert set(child(code, text).strip().split(',')) >= {*text.split(','), '!cap_sys_time'}
+    IAB('!cap_sys_time').apply()
+    IAB(text).apply()
+    assert set(str(IAB.from_process()).split(',')) >= {*text.split(','), '!cap_sys_time'}
 
 
 @needs('cap_setpcap', *SOME)
+@in_a_child
 def test_bounding_never_grows_whatever_is_assigned():
-    code = """
-IAB('!cap_sys_time').apply()
-iab = IAB.from_process()
-now = iab.bounding.copy()
-iab.bounding = CapSet.all()
-iab.apply()
-iab.apply(all_threads=True)
-assert IAB.from_process().bounding == now
-Caps('cap_kill=p').apply()
-IAB('^cap_kill').apply()
-assert IAB.from_process().bounding == now
-"""
-    child(code)
+    IAB('!cap_sys_time').apply()
+    iab = IAB.from_process()
+    now = iab.bounding.copy()
+    iab.bounding = CapSet.all()
+    iab.apply()
+    iab.apply(all_threads=True)
+    assert IAB.from_process().bounding == now
+    Caps('cap_kill=p').apply()
+    IAB('^cap_kill').apply()
+    assert IAB.from_process().bounding == now
 
 
 @needs('cap_setpcap', 'cap_kill')
+@in_a_child
 def test_what_is_ambient_reaches_a_program_of_an_ordinary_user():
-    code = """
-import os
-Caps('cap_kill,cap_setuid,cap_setpcap=ep').apply()
-SecureBits(['no_setuid_fixup']).apply()
-os.setuid(65534)
-iab = IAB.from_process()
-iab.inheritable.add('cap_kill')
-iab.ambient.add('cap_kill')
-iab.apply()
-os.execv('/bin/grep', ['grep', 'CapEff', '/proc/self/status'])
-"""
-    assert int(child(code).split()[1], 16) == 1 << libcap.NAMES.index('cap_kill')
+    Caps('cap_kill,cap_setuid,cap_setpcap=ep').apply()
+    SecureBits(['no_setuid_fixup']).apply()
+    os.setuid(65534)
+    iab = IAB.from_process()
+    iab.inheritable.add('cap_kill')
+    iab.ambient.add('cap_kill')
+    iab.apply()
+    printed = run('/bin/grep', 'CapEff', '/proc/self/status').stdout
+    assert int(printed.split()[1], 16) == 1 << libcap.NAMES.index('cap_kill')
 
 
+def discard(iab, *names):
+    iab.bounding -= names
+
+
+def raise_ambient(iab, name='cap_kill'):
+    iab.inheritable.add(name)
+    iab.ambient.add(name)
+
+
+# What the process has, what it does first, what it asks for, and the rule that this breaks.
 REFUSED = {
     'bounding shrinks without cap_setpcap': (
-        'cap_kill=ep', '', 'iab.bounding -= ["cap_kill", "cap_chown"]',
+        'cap_kill=ep',
+        None,
+        lambda iab: discard(iab, 'cap_kill', 'cap_chown'),
         'cap_chown,cap_kill cannot be taken from bounding: cap_setpcap is not permitted',
     ),
     'inheritable without cap_setpcap': (
-        'cap_kill=ep', '', 'iab.inheritable.add("cap_chown")',
+        'cap_kill=ep',
+        None,
+        lambda iab: iab.inheritable.add('cap_chown'),
         'cap_chown cannot be added to inheritable: it must be in the bounding set and, without '
         'cap_setpcap permitted, permitted',
     ),
     'inheritable out of bounds': (
-        'cap_setpcap,cap_kill=ep', 'iab.bounding.discard("cap_kill"); iab.apply()',
-        'iab.inheritable.add("cap_kill")',
+        'cap_setpcap,cap_kill=ep',
+        lambda iab: (discard(iab, 'cap_kill'), iab.apply()),
+        lambda iab: iab.inheritable.add('cap_kill'),
         'cap_kill cannot be added to inheritable: it must be in the bounding set and, without ',
     ),
     'ambient that is not inheritable': (
-        'cap_kill=ep', '', 'iab.ambient.add("cap_kill")',
+        'cap_kill=ep',
+        None,
+        lambda iab: iab.ambient.add('cap_kill'),
         'cap_kill cannot be added to ambient: it must be permitted and inheritable',
     ),
     'ambient that is not permitted': (
-        'cap_setpcap=ep', '', 'iab.inheritable.add("cap_kill"); iab.ambient.add("cap_kill")',
+        'cap_setpcap=ep',
+        None,
+        raise_ambient,
         'cap_kill cannot be added to ambient: it must be permitted and inheritable',
     ),
     'ambient under a secure bit': (
-        'cap_setpcap,cap_kill=ep', 'SecureBits(["no_cap_ambient_raise"]).apply()',
-        'iab.inheritable.add("cap_kill"); iab.ambient.add("cap_kill")',
+        'cap_setpcap,cap_kill=ep',
+        lambda iab: SecureBits(['no_cap_ambient_raise']).apply(),
+        raise_ambient,
         'cap_kill cannot be ambient: the secure bit no_cap_ambient_raise is set',
     ),
-}  # fmt: skip
+}
 
 
 @needs('cap_setpcap', *SOME)
 @pytest.mark.parametrize('all_threads', [False, True], ids=['one', 'all'])
-@pytest.mark.parametrize(('held', 'first', 'then', 'reason'), REFUSED.values(), ids=REFUSED)
-def test_a_broken_rule_is_named_before_anything_changes(held, first, then, reason, all_threads):
-    code = f"""
-import time
-Caps({held!r}).apply()
-iab = IAB.from_process()
-{first}
-start(time.sleep, 60, count=2)
-before = threads()
-{then}
-iab.bounding.discard('cap_sys_time') if 'cap_setpcap' in Caps.from_process().permitted else 0
-error = refusal(iab.apply, all_threads={all_threads})
-assert threads() == before
-print(error.errno, error.strerror)
-"""
-    number, _, printed = child(code).partition(' ')
-    assert int(number) == errno.EPERM
-    assert printed.startswith(reason)
+@pytest.mark.parametrize(('held', 'first', 'ask', 'reason'), REFUSED.values(), ids=REFUSED)
+@in_a_child
+def test_a_broken_rule_is_named_before_anything_changes(held, first, ask, reason, all_threads):
+    Caps(held).apply()
+    iab = IAB.from_process()
+    if first:
+        first(iab)
+    start(time.sleep, 60, count=2)
+    before = threads()
+    ask(iab)
+    if 'cap_setpcap' in Caps.from_process().permitted:
+        discard(iab, 'cap_sys_time')
+    error = refusal(iab.apply, all_threads=all_threads)
+    assert threads() == before
+    assert error.errno == errno.EPERM
+    assert error.strerror.startswith(reason)
 
 
 @needs('cap_setpcap')
+@in_a_child
 def test_cap_setpcap_is_effective_only_meanwhile():
-    code = """
-Caps('cap_setpcap,cap_kill=p cap_kill+e').apply()
-for bit in '!cap_chown', '!cap_chown,!cap_kill':
-    iab = IAB(bit)
-    iab.bounding &= IAB.from_process().bounding
-    iab.apply()
-    assert str(Caps.from_process()) == 'cap_kill=ep cap_setpcap+p', Caps.from_process()
-"""
-    child(code)
+    Caps('cap_setpcap,cap_kill=p cap_kill+e').apply()
+    for bit in '!cap_chown', '!cap_chown,!cap_kill':
+        iab = IAB(bit)
+        iab.bounding &= IAB.from_process().bounding
+        iab.apply()
+        assert str(Caps.from_process()) == 'cap_kill=ep cap_setpcap+p'
 
 
 @needs('cap_setpcap', *SOME)
+@in_a_child
 def test_all_threads_get_it():
-    code = """
-import time
-start(time.sleep, 60, count=3)
-iab = IAB.from_process()
-iab.bounding.discard('cap_sys_time')
-iab.inheritable.add('cap_kill')
-iab.ambient.add('cap_kill')
-iab.apply()
-assert seen('CapAmb') == {0, 1 << 5}, 'one thread is not all'
-iab.apply(all_threads=True)
-for field, name in ('CapInh', 'inheritable'), ('CapAmb', 'ambient'), ('CapBnd', 'bounding'):
-    assert seen(field) == {iab[name].mask}, field
-"""
-    child(code)
+    start(time.sleep, 60, count=3)
+    iab = IAB.from_process()
+    discard(iab, 'cap_sys_time')
+    raise_ambient(iab)
+    iab.apply()
+    assert seen('CapAmb') == {0, 1 << 5}, 'one thread is not all'
+    iab.apply(all_threads=True)
+    for name, field in FIELDS.items():
+        assert seen(field) == {iab[name].mask}, field
