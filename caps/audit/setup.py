@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import pwd
 import sys
@@ -12,11 +13,14 @@ from pathlib import Path
 
 from caps import IAB, Caps, CapSet, _caps
 from caps.accounts import id_of
+from caps.system.look import look_at, part
 from caps.threads import NO_NEW_PRIVS, capset, drop_bounding, prctl, run_calls
 
 CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x1000, 0x4000, 1 << 18, 2
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_NOSUID = 442, -100, 0x8000, 2
 PR_SET_DUMPABLE = 4
+PLACE = b'/dev'  # a directory that is always there, and that nobody but root can move
+SIZE = 1 << 26  # bytes that a script may have
 
 
 @dataclass(frozen=True)
@@ -121,18 +125,19 @@ def give_mark(script: str, caps: CapSet) -> None:
     Raises OSError where that is not possible.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    info, content = os.stat(script), Path(script).read_bytes()
-    place = os.fsencode(os.path.dirname(os.path.realpath(script)))
-    target = os.open(script, os.O_PATH | os.O_CLOEXEC)  # which the next line hides
-    _must(libc.mount(b'tmpfs', place, b'tmpfs', 0, None), 'mount tmpfs')
-    copy = os.path.join(place, b'script')
-    Path(os.fsdecode(copy)).write_bytes(content)
-    os.chown(copy, info.st_uid, info.st_gid)
-    os.chmod(copy, info.st_mode & 0o7777)
-    Caps(inheritable=caps).apply(copy)
-    _must(libc.mount(copy, b'/proc/self/fd/%d' % target, None, MS_BIND, None), 'mount --bind')
-    _must(libc.umount2(place, MNT_DETACH), 'umount')
-    os.close(target)
+    copy = os.path.join(PLACE, b'script')
+    with look_at(script) as look:  # whose owner may exchange it meanwhile
+        with look.opened() as fd:
+            content = b'' if fd is None else part(fd, SIZE + 1)
+            if fd is None or len(content) > SIZE:
+                raise OSError(errno.EINVAL, 'no script, or one that cannot be read', script)
+        _must(libc.mount(b'tmpfs', PLACE, b'tmpfs', 0, None), 'mount tmpfs')
+        Path(os.fsdecode(copy)).write_bytes(content)
+        os.chown(copy, look.info.st_uid, look.info.st_gid)
+        os.chmod(copy, look.info.st_mode & 0o7777)
+        Caps(inheritable=caps).apply(copy)
+        _must(libc.mount(copy, b'/proc/self/fd/%d' % look.fd, None, MS_BIND, None), 'mount --bind')
+    _must(libc.umount2(PLACE, MNT_DETACH), 'umount')
 
 
 def _must(result: int, what: str) -> None:

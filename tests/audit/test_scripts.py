@@ -1,15 +1,19 @@
 """Marked scripts under the real ppy: what they need, and that their own mark stays as it was."""
 
+import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from caps import Caps, CapSet
 from caps.audit import AuditError, Options, audit
+from caps.audit.setup import give_mark, own_mounts
 from support import needs_root
+from support.attacks import LIBC
 from support.children.inside import wait_for
 from support.processes import sleeping
 
@@ -105,3 +109,57 @@ def test_mark_is_what_it_was_however_the_audit_ends(ppy, script, sleeper, ending
     assert mark_of(path) == 'cap_net_raw=i'
     assert [entry.name for entry in Path(path).parent.iterdir()] == [path.name]
     assert str(path.parent) not in Path('/proc/self/mounts').read_text()
+
+
+def by_name(script, caps):
+    """The naive way to give a mark, which names everything anew."""
+    place = os.fsencode(os.path.dirname(os.path.realpath(script)))
+    info, content = os.stat(script), Path(script).read_bytes()
+    assert LIBC.mount(b'tmpfs', place, b'tmpfs', 0, None) == 0
+    copy = os.path.join(place, b'script')
+    Path(os.fsdecode(copy)).write_bytes(content)
+    os.chown(copy, info.st_uid, info.st_gid)
+
+
+# Exchanges the directory of the script, again and again, with a link to where another is written.
+EXCHANGE = """
+import ctypes, os, random, time
+os.chdir({den!r})
+os.symlink('trap', 'link')
+renameat2 = ctypes.CDLL(None).renameat2
+while True:
+    renameat2(-100, b'room', -100, b'link', 2)
+    time.sleep(random.random() / 2000)
+"""
+
+
+@pytest.mark.parametrize('give', [by_name, give_mark])
+def test_owner_of_a_script_has_no_other_file_written(give, den, scene, accounts, script):
+    (den / 'room').mkdir()
+    (den / 'trap').mkdir()
+    victim = scene / 'victim'
+    (den / 'trap' / 'script').symlink_to(victim)
+    for path in den / 'room', den / 'room' / 'script.py', den / 'trap' / 'script.py':
+        if path.name == 'script.py':
+            path.write_text('print()')
+        os.chown(path, accounts.attacker.uid, accounts.attacker.gid)
+    attacker = accounts.attacker
+    exchanging = subprocess.Popen(
+        ['/usr/bin/python3', '-c', EXCHANGE.format(den=str(den))],
+        user=attacker.uid, group=attacker.gid, extra_groups=[],
+    )  # fmt: skip
+    try:
+        for _ in range(300):
+            if os.path.lexists(victim) or exchanging.poll() is not None:
+                break
+            child = os.fork()
+            if not child:
+                with suppress(BaseException):
+                    own_mounts(nosuid=False)
+                    give(f'{den}/room/script.py', CapSet('cap_kill'))
+                os._exit(0)
+            os.waitpid(child, 0)
+    finally:
+        exchanging.kill()
+        exchanging.wait()
+    assert victim.exists() is (give is by_name)
