@@ -1,8 +1,10 @@
 """A script made ready for ppy in one step, or left as it was, and the way back.
 
-What is judged is what is changed: one descriptor, whose own path in the kernel is the one that was
-named, with no link on it but root's, in directories that only root and the script's owner can
-change.  So nobody who owns a directory above can have another file marked or copied.
+1. What is judged is what is copied: one descriptor, whose own path in the kernel is the one that
+   was named, with no link on it but root's, in directories that only root and the script's owner
+   can change.  So nobody who owns a directory above can have another file marked or copied.
+2. What is marked is always a new file.  Who has the old one open, as its former owner may, has
+   nothing of it, and nobody can open the old one who could not before.
 """
 
 import grp
@@ -77,7 +79,7 @@ def mark(
 ) -> MarkedScript:
     """Give a script an owner, a group, mode 750 and a mark, and check it as ppy would.
 
-    script: the script, which is taken where it is
+    script: the script, which is replaced where it is
     caps: its mark, which has nothing but inheritable
     owner, group: whom it runs as; by default whose it is, and the group of that account
     to: a directory in which a copy is made instead
@@ -95,11 +97,12 @@ def mark(
         raise MarkError(f'{ppy.ppy} was installed so that it cannot give {missing}: {ppy.command}')
     with _opened(script) as (path, fd), ExitStack() as held, transaction() as undo:
         uid, gid = _ids(os.fstat(fd), path, owner, group, ppy)
-        if to is None:
-            _change(fd, uid, gid, caps, undo)
-            _check(ppy, path, uid, gid)
-        else:
-            path = _copy(fd, path, to, (uid, gid), caps, ppy, held, undo)
+        if to is None and os.fstat(fd).st_nlink > 1:
+            raise MarkError('the script has several hard links: copy it with --to')
+        place = os.path.dirname(path) if to is None else to
+        path = _copy(fd, path, place, (uid, gid), caps, ppy, held, undo)
+        if to is None and Caps.from_file(fd).marked:
+            Caps.remove(fd)  # of no use to who has it open
         command = _command(ppy, path, os.pread(fd, 4096, 0))
         return MarkedScript(path, caps, user_name(uid), _group_name(gid), command)
 
@@ -130,7 +133,7 @@ def _opened(script: PathText) -> Iterator[tuple[str, int]]:
                 raise MarkError(f'{given} is a symbolic link: name what it leads to')
             if not stat.S_ISREG(info.st_mode):
                 raise MarkError(f'{given} is not a regular file')
-            fd = os.open(f'/proc/self/fd/{opened}', os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f'/proc/self/fd/{opened}', os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             held.callback(os.close, fd)
         except OSError as error:
             raise MarkError(f'{given}: {error.strerror}') from None
@@ -176,23 +179,6 @@ def _ids(
         if not gid:
             raise MarkError(f'{path} would run in the group of root: say --group GROUP')
     return uid, gid
-
-
-def _change(fd: int, uid: int, gid: int, caps: Caps, undo: ExitStack) -> None:
-    """Make an open file a script of an account, with a mark."""
-    before, marked = os.fstat(fd), Caps.from_file(fd)
-    if before.st_nlink > 1:
-        raise MarkError('the script has several hard links: copy it with --to')
-    if marked.marked:
-        undo.callback(marked.apply, fd)
-    undo.callback(os.fchmod, fd, stat.S_IMODE(before.st_mode))
-    undo.callback(os.fchown, fd, before.st_uid, before.st_gid)
-    os.fchown(fd, uid, gid)  # which takes mode bits and capabilities away
-    os.fchmod(fd, MODE)
-    caps.apply(fd)
-    if not marked.marked:
-        undo.callback(Caps.remove, fd)
-    os.fsync(fd)
 
 
 def _copy(

@@ -100,7 +100,7 @@ def add(commands: Commands) -> None:
         '--owner', metavar='USER', help="whom it runs as; default: the script's owner"
     )
     parser.add_argument('--group', metavar='GROUP', help='whose members may start it')
-    parser.add_argument('--to', metavar='DIR', help='copy it there; default: take it where it is')
+    parser.add_argument('--to', metavar='DIR', help='copy it there; default: replace it')
     _add_place(parser)
     parser = group.add('unmark', unmark, 'take the mark of a script away', UNMARK, UNMARKED)
     parser.add_argument('script', metavar='SCRIPT')

@@ -2,7 +2,10 @@
 
 import json
 import os
+import select
 import stat
+import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -227,7 +230,7 @@ def test_script_of_an_account_is_marked_in_its_own_directory(den, prefix, accoun
     marked = mark(path, KILL, prefix=prefix)
     done = run(*marked.command.split(), account=accounts.attacker)
     assert json.loads(done.stdout)['permitted'] == KILL.inheritable.mask
-    refused(den, 'must be owned by', path, KILL, accounts.owner.name, prefix=prefix)
+    refused(den, 'belongs to uid', path, KILL, accounts.owner.name, prefix=prefix)
 
 
 def test_command_line_ends_with_the_line_that_starts_it(plain, prefix, accounts, capsys):
@@ -247,3 +250,60 @@ def test_account_that_is_not_root_is_told_to_use_sudo(plain, prefix, accounts, s
     command = [system_venv / 'bin/caps', 'ppy', 'mark', plain, 'kill', '--prefix', prefix]
     done = run(*command, account=accounts.owner)
     assert (done.returncode, done.stderr) == (1, 'caps: this needs root: run it with sudo\n')
+
+
+# Opens a script for writing as soon as that is allowed, and writes to it when told to.
+WRITE_LATER = """
+import mmap, os, sys
+while True:
+    try:
+        fd = os.open(sys.argv[1], os.O_RDWR)
+        break
+    except PermissionError:
+        pass
+mapped = mmap.mmap(fd, 0)
+print('open', flush=True)
+sys.stdin.readline()
+mapped[:1] = b'!'
+mapped.flush()
+"""
+
+
+@contextmanager
+def writing_later(path, account):
+    """What an account does that has a script open for writing: an event that lets it write."""
+    with subprocess.Popen(
+        ['/usr/bin/python3', '-c', WRITE_LATER, path],
+        user=account.uid, group=account.gid, extra_groups=[],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_former_owner_cannot_write_to_a_script_that_is_another_accounts(plain, prefix, accounts):
+    os.chown(plain, accounts.attacker.uid, accounts.attacker.gid)
+    with writing_later(plain, accounts.attacker) as writer:
+        assert writer.stdout.readline() == b'open\n'
+        path = mark(plain, KILL, accounts.owner.name, prefix=prefix).path
+        assert Caps.from_file(path) == KILL
+        writer.communicate(b'\n')
+    assert Path(path).read_text() == REPORT
+
+
+def test_account_that_is_not_given_a_script_in_the_end_cannot_write_to_it(
+    plain, prefix, scene, accounts
+):
+    run('mount', '--bind', scene, scene, check=True)
+    try:
+        run('mount', '-o', 'remount,bind,nosuid', scene, check=True)
+        with writing_later(plain, accounts.owner) as writer:
+            for _ in range(10):
+                refused(scene, 'nosuid', plain, KILL, accounts.owner.name, prefix=prefix)
+            if select.select([writer.stdout], [], [], 0)[0]:
+                writer.communicate(b'\n')
+        assert plain.read_text() == REPORT
+    finally:
+        run('umount', scene, check=True)
