@@ -143,7 +143,8 @@ class _Search:
                 '' if from_all else ', or looks at what is permitted first (--from all finds out)'
             )
             raise NoAnswerError(
-                f'{still} was refused although it was permitted: the program has to activate it{first}'
+                f'{still} was refused although it was permitted: the program has to activate it'
+                f'{first}'
             )
         if missing := most.refused - self._everything:
             raise NoAnswerError(f'{missing} was refused, and cannot be given here')
