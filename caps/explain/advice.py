@@ -82,8 +82,8 @@ def _on_marks(executable: Executable) -> Iterator[Advice]:
         yield Advice('venv', text, command)
     elif executable.links and not _environment_of(executable):
         text = (
-            f'what is marked is {executable.real_path}, whatever it is executed as: if that is too '
-            f'much, make {executable.path} a copy instead of a link and mark that'
+            f'the mark is on {executable.real_path}, under whichever name it is executed: if that '
+            f'is too much, make {executable.path} a copy instead of a link and mark the copy'
         )
         yield Advice('link', text)
     elif executable.is_stale and (environment := _environment_of(executable)):
@@ -100,7 +100,7 @@ def _on_marks(executable: Executable) -> Iterator[Advice]:
             every if newer(caps.inheritable) else caps.inheritable,
             caps.effective,
         )
-        text = 'mark it again, since all capabilities are more than they were'
+        text = 'mark it again, since there are more capabilities than when it was marked'
         yield Advice('older-all', text, _setcap(str(renewed), executable))
 
 
@@ -115,8 +115,8 @@ def _on_script(executable: Executable) -> Iterator[Advice]:
     if executable.interpreter is None or (caps is None and not mode & 0o6000):
         return
     text = (
-        'the kernel ignores the capabilities and set-id bits of a script: have it started by ppy '
-        '(caps ppy install), as its owner and with what it has inheritable'
+        'the kernel ignores the capabilities and set-id bits of a script: let ppy start it (caps '
+        'ppy install), as its owner and with its inheritable capabilities'
     )
     wanted = caps.permitted | caps.inheritable if caps else CapSet()
     yield Advice(
@@ -190,22 +190,22 @@ def _on_process(program: Executable, step: Step) -> Iterator[Advice]:
             )
             yield Advice('root-id', text)
         else:
-            text = 'it was marked in a user namespace and for that: mark it in this one'
+            text = 'its mark counts only in the user namespace it was made in: mark it in this one'
             yield Advice('root-id', text, _setcap(str(caps), program))
     if 'setuid-root-file' in rules:
-        text = 'its mark is all that a marked set-user-ID root program gets: unmark it'
+        text = 'a set-user-ID root program that is marked gets only its mark: unmark it'
         yield Advice('setuid-root-file', text, _unmark(program))
     lost = process.ambient - (step.outcome.process or process).permitted
     if lost and 'ambient-file' in rules:
         yield Advice(
             'ambient-file',
-            f'its own capabilities take {lost}, which is ambient, from it: unmark it',
+            f'its own mark makes it lose the ambient {lost}: unmark it',
             _unmark(program),
         )
     if lost and 'ambient-ids' in rules:
         yield Advice(
             'ambient-ids',
-            f'its set-id bits take {lost}, which is ambient, from it: clear them',
+            f'its set-id bits make it lose the ambient {lost}: clear them',
             _on_file(program, 'chmod', 'u-s,g-s'),
         )
 
@@ -228,8 +228,8 @@ def _on_sets(executable: Executable, program: Executable, step: Step) -> Iterato
     if missing:
         yield Advice(
             'bounding',
-            f'start from a process that has {missing} in its bounding set, to which nothing can '
-            'be added: --cap-add (containers), CapabilityBoundingSet= (systemd)',
+            f'nothing can be added to the bounding set: start from a process that has {missing} '
+            'in it, see --cap-add (containers), CapabilityBoundingSet= (systemd)',
         )
     if 'too-little' in rules and program.record is None:
         text = 'or mark it without the effective flag, to run with less'
@@ -280,8 +280,8 @@ def _on_end(
                 'an interpreter, or make them ambient (setpriv --ambient-caps)'
             )
         text = (
-            'nothing gives the program capabilities, as bounding, which is all that --cap-add '
-            'changes for a user who is not root, only limits them'
+            'nothing grants the program capabilities. For a user who is not root, --cap-add only '
+            'widens the bounding set, and that is a limit, not a grant'
         )
         ask = f'caps audit -- {shlex.quote(executable.path)} tells which it needs'
         yield Advice('unmarked', f'{text}; {way}; {ask}')
@@ -289,8 +289,8 @@ def _on_end(
     lost_libraries = vanishing_libraries(program.elf, origin, environ) if program.elf else []
     if step.outcome.secure and lost_libraries:
         text = (
-            f'the program will not start, as in secure execution the loader does not find '
-            f'{", ".join(lost_libraries)} by $ORIGIN or LD_LIBRARY_PATH (ld.so(8)): have it where '
+            f'the program will not start: in secure execution the loader does not look for '
+            f'{", ".join(lost_libraries)} by $ORIGIN or LD_LIBRARY_PATH (ld.so(8)). Put it where '
             'the system has its libraries, or do without the mark'
         )
         yield Advice('libraries', text, _unmark(program) if caps else None)

@@ -32,18 +32,19 @@ RULES = {
     'access': ('file', 'user {uid} may not execute {path} (path_resolution(7))'),
     'loop': (
         'file',
-        f'at most {MAX_SCRIPTS} scripts can be interpreters one of the other (execve(2))',
+        f'the kernel follows at most {MAX_SCRIPTS} scripts, each the interpreter of another '
+        '(execve(2))',
     ),
     'format': ('file', '{path} is neither a program nor a script (execve(2))'),
     'script': (
         'file',
-        '{path} is a script: what counts are the capabilities and set-id bits of its interpreter, '
-        '{interpreter}, and not its own (execve(2))',
+        '{path} is a script: its own capabilities and set-id bits are ignored, those of its '
+        'interpreter, {interpreter}, count (execve(2))',
     ),
     'too-little': (
         'file',
-        'the effective flag demands all that the file permits, and {missing} is not in the '
-        'bounding set (capabilities(7))',
+        'the file has the effective flag, which demands all of its permitted set, but {missing} '
+        'is not in the bounding set (capabilities(7))',
     ),
     'setuid': ('ids', 'set-user-ID makes user {uid} effective (execve(2))'),
     'setgid': ('ids', 'set-group-ID makes group {gid} effective (execve(2))'),
@@ -64,8 +65,8 @@ RULES = {
     ),
     'file': (
         'permitted',
-        "permitted is what of the file's permitted set is in bounding, and what of its inheritable "
-        'set is in inheritable (capabilities(7))',
+        "the file's permitted set within bounding and its inheritable set within inheritable "
+        'become permitted (capabilities(7))',
     ),
     'setuid-root-file': (
         'permitted',
@@ -73,22 +74,22 @@ RULES = {
     ),
     'root': (
         'permitted',
-        'as the real or effective user is root, permitted is inheritable and bounding together '
+        'the real or effective user is root, so inheritable and bounding together become permitted '
         '(capabilities(7))',
     ),
     'noroot': (
         'permitted',
-        'the secure bit noroot makes root a user like others (capabilities(7))',
+        'the secure bit noroot makes root an ordinary user (capabilities(7))',
     ),
     'no-new-privs': (
         'permitted',
-        'no_new_privs lets permitted gain nothing, here {gained}, and makes the real ids effective '
+        'no_new_privs keeps permitted from gaining {gained}, and makes the real ids effective '
         '(prctl(2))',
     ),
     'ambient-added': ('permitted', 'ambient is part of permitted (capabilities(7))'),
     'effective-root': (
         'effective',
-        'as the effective user is root, permitted becomes effective (capabilities(7))',
+        'the effective user is root, so permitted becomes effective (capabilities(7))',
     ),
     'effective-flag': (
         'effective',
@@ -96,7 +97,7 @@ RULES = {
     ),
     'effective-ambient': (
         'effective',
-        'without a reason for more, effective is what ambient is (capabilities(7))',
+        'nothing else makes permitted effective, so only ambient is (capabilities(7))',
     ),
     'inheritable': ('inheritable', 'execve leaves inheritable as it is (capabilities(7))'),
     'bounding': ('bounding', 'execve leaves bounding as it is (capabilities(7))'),
@@ -111,8 +112,8 @@ RULES = {
         'ambient stays as it is: the file has no capabilities and changes no ids (capabilities(7))',
     ),
     'keep-caps': ('securebits', 'the secure bit keep_caps is cleared (capabilities(7))'),
-    'secure-ids': ('secure', 'ids have changed, or the effective are not the real ones (ld.so(8))'),
-    'secure-caps': ('secure', 'one who is not root gets capabilities from the file (ld.so(8))'),
+    'secure-ids': ('secure', 'ids change, or the effective ids are not the real ones (ld.so(8))'),
+    'secure-caps': ('secure', 'a user other than root gets capabilities from the file (ld.so(8))'),
     'insecure': ('secure', 'neither ids nor capabilities make the execution secure (ld.so(8))'),
 }
 

@@ -28,8 +28,8 @@ def strangers(directory: str, owner: int = 0) -> Iterator[str]:
         is_open = info.st_mode & 0o022 and not (is_sticky and path != directory)
         if is_open and stat.S_ISDIR(info.st_mode):
             # What is sticky, such as /tmp, is to stay open.
-            mend = 'use another directory' if is_sticky else f'chmod go-w {path}'
-            yield f'others than root can write to {path}: {mend}'
+            fix = 'use another directory' if is_sticky else f'chmod go-w {path}'
+            yield f'users other than root can write to {path}: {fix}'
 
 
 def way(directory: str) -> Iterator[tuple[str, os.stat_result]]:

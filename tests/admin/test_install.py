@@ -331,7 +331,7 @@ def test_interpreter_of_another_account_is_refused(prefix, program, accounts):
 def test_interpreter_in_a_writable_directory_is_refused(prefix, program, mode):
     program.parent.chmod(mode)
     mend = 'use another directory' if mode & stat.S_ISVTX else 'chmod go-w'
-    refused(prefix, f'others than root can write to {program.parent}: {mend}', program)
+    refused(prefix, f'users other than root can write to {program.parent}: {mend}', program)
 
 
 def test_interpreter_in_a_directory_of_another_account_is_refused(prefix, program, accounts):
@@ -378,14 +378,14 @@ def test_interpreter_with_an_over_long_path_is_refused(prefix):
 def test_writable_directory_for_the_installation_is_refused(prefix, part, mode):
     (prefix / part).mkdir(parents=True)
     (prefix / part).chmod(mode)
-    refused(prefix, f'others than root can write to {prefix / part}')
+    refused(prefix, f'users other than root can write to {prefix / part}')
 
 
 def test_writable_directory_above_is_accepted_only_with_the_sticky_bit(scene, program):
     above = scene / 'above'
     above.mkdir()
     above.chmod(0o777)
-    refused(above / 'prefix', f'others than root can write to {above}', program)
+    refused(above / 'prefix', f'users other than root can write to {above}', program)
     above.chmod(0o1777)
     assert install(program, above / 'prefix').problems == []
 
@@ -556,15 +556,15 @@ DAMAGE = {
     ),
     'bin writable': (
         lambda it: os.chmod(os.path.dirname(it.ppy), 0o777),
-        'others than root can write to .*/bin: chmod go-w',
+        'users other than root can write to .*/bin: chmod go-w',
     ),
     'libexec writable': (
         lambda it: os.chmod(it.libexec, 0o777),
-        'others than root can write to .*/libexec: chmod go-w',
+        'users other than root can write to .*/libexec: chmod go-w',
     ),
     'prefix writable': (
         lambda it: os.chmod(it.prefix, 0o777),
-        'others than root can write to .*/prefix: chmod go-w',
+        'users other than root can write to .*/prefix: chmod go-w',
     ),
     'older kernel': (
         lambda it: Caps(f'{CapSet(range(38))}=i').apply(it.capped),

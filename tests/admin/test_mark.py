@@ -126,7 +126,7 @@ def test_what_ppy_would_refuse_leaves_everything_as_it_was(
     refused(scene, r'caps ppy install', plain, KILL, owner, prefix=scene, to=options['to'])
     (scene / 'srv').chmod(0o777)
     if is_copied:
-        refused(scene, r'others than root can write', plain, KILL, owner, **options)
+        refused(scene, r'users other than root can write', plain, KILL, owner, **options)
     mark(plain, KILL, owner, prefix=prefix)
     run('mount', '--bind', scene, scene, check=True)
     try:

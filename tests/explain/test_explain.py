@@ -300,7 +300,7 @@ def test_capabilities_and_set_uid_of_a_script_are_ignored(program, scene, script
     said, _ = happens(path, as_attacker)
     assert not said.after.permitted
     assert said.after.uid.effective != path.stat().st_uid
-    assert 'is a script: what counts' in str(said)
+    assert 'is a script: its own capabilities' in str(said)
     told = advice(said, 'script')
     assert 'ppy' in told.text
     follow(said, 'script')
