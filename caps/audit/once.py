@@ -37,7 +37,7 @@ def once(argv: Sequence[str], account: Account | None = None) -> Observation:
             keeper.go()
             wait(keeper, tracer, math.inf)
             status, _ = keeper.end()
-            records, lost = tracer.stop()
+            records, lost = tracer.stop(process)
             seen = tracer.of(records, process, command.skipped)
             refusals = [*_refusals(seen, _permitted(seen))]  # before anyone waits for the process
             keeper.stop()

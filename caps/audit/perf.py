@@ -39,7 +39,7 @@ IS_EXEC = 1 << 13
 CONTEXT = 2**64 - 4095  # from here on, what says whose addresses follow
 HEADER = struct.Struct('=IHH')
 
-RING = 1 << 21  # bytes for each processor
+RING = 1 << 23  # bytes for each processor
 ALL_RINGS = 1 << 26
 
 
@@ -133,26 +133,28 @@ class Events:
         for ring in self._rings.values():
             ring.drain()
 
-    def take(self) -> tuple[list[Sample | Task], int]:
-        """All records since the last time, and how many were lost."""
+    def take(self, process: int) -> tuple[list[Sample | Task], int]:
+        """All records of a process and its descendants, and how many were lost of all records."""
         self.drain()
-        records = [record for ring in self._rings.values() for record in self._decoded(ring.take())]
+        contents = [ring.take() for ring in self._rings.values()]
         lost = sum(int.from_bytes(os.read(fd, 16)[8:], 'little') for fd in self._fds)
         newly_lost, self._lost = lost - self._lost, lost
-        return records, newly_lost
-
-    def _decoded(self, content: bytes) -> Iterator[Sample | Task]:
-        at = 0
-        while at < len(content):
-            kind, misc, size = HEADER.unpack_from(content, at)
-            body = at + HEADER.size
-            at += size
-            if kind == SAMPLE:
-                yield self._sample(content, body)
-            elif kind == FORK or (kind == COMMAND and misc & IS_EXEC):
-                process, other = struct.unpack_from('=II', content, body)
-                (time,) = struct.unpack_from('=Q', content, at - 16)
-                yield Task(time, process, other if kind == FORK else 0)
+        # Most are of others: only who they are of is looked at.
+        tasks: list[Task] = []
+        samples: dict[int, list[tuple[bytes, int]]] = {}
+        for content in contents:
+            for kind, misc, body, end in _parts(content):
+                if kind == SAMPLE:
+                    (whose,) = struct.unpack_from('=I', content, body + 8)
+                    samples.setdefault(whose, []).append((content, body))
+                elif kind == FORK or (kind == COMMAND and misc & IS_EXEC):
+                    whose, other = struct.unpack_from('=II', content, body)
+                    (time,) = struct.unpack_from('=Q', content, end - 16)
+                    tasks.append(Task(time, whose, other if kind == FORK else 0))
+        processes = {process}
+        own = [task for task in sorted(tasks) if _belongs(task, processes)]
+        parts = [part for whose in processes for part in samples.get(whose, ())]
+        return [*own, *(self._sample(*part) for part in parts)], newly_lost
 
     def _sample(self, content: bytes, at: int) -> Sample:
         event, process, thread, time = struct.unpack_from('=QIIQ', content, at)
@@ -173,6 +175,22 @@ class Events:
             os.close(fd)
         self._fds.clear()
         self._rings.clear()
+
+
+def _parts(content: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Of each record its type, its flags, and where its body begins and ends."""
+    at = 0
+    while at < len(content):
+        kind, misc, size = HEADER.unpack_from(content, at)
+        yield kind, misc, at + HEADER.size, at + size
+        at += size
+
+
+def _belongs(task: Task, processes: set[int]) -> bool:
+    """Whether a record is of one of these processes, to which a fork adds its child."""
+    if task.other in processes:
+        processes.add(task.process)
+    return task.process in processes
 
 
 class _Ring:

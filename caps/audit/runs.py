@@ -56,7 +56,7 @@ class Runner:
         try:
             status, is_done, said = self._to_the_end()
         finally:
-            records, lost = self.tracer.stop()
+            records, lost = self.tracer.stop(process)
         seen = self.tracer.of(records, process, self.skipped)
         return Run(caps, status, is_done, seen.calls, seen.granted, lost, said)
 

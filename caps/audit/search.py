@@ -14,6 +14,7 @@ from caps import CapSet
 from caps.audit.types import UNAUDITED, Call, Run
 
 LIMIT = 100  # runs
+TRIES = 3  # of a run that loses events, which are those of the whole machine
 ROUNDS = 5  # of giving more to a command that has done its work, but was refused something
 
 # What can do nearly all that the others can; the later, the stronger.
@@ -101,12 +102,15 @@ class _Search:
 
     def _run(self, caps: CapSet, *, again: bool = False) -> Run:
         if again or caps.mask not in self._known:
-            if len(self.found.runs) >= LIMIT:
-                raise NoAnswerError(f'{LIMIT} runs were not enough')
-            run = self._start(caps.copy())
-            self.found.runs.append(run)
-            if run.lost:
-                raise NoAnswerError(f'{run.lost} events were lost')
+            for _ in range(TRIES):
+                if len(self.found.runs) >= LIMIT:
+                    raise NoAnswerError(f'{LIMIT} runs were not enough')
+                run = self._start(caps.copy())
+                self.found.runs.append(run)
+                if not run.lost:
+                    break
+            else:
+                raise NoAnswerError(f'{run.lost} events were lost, and {TRIES} runs did not help')
             self._known[caps.mask] = run
         return self._known[caps.mask]
 
@@ -139,13 +143,10 @@ class _Search:
             return
         still = most.refused & most.caps
         if still:
-            first = (
-                '' if from_all else ', or looks at what is permitted first (--from all finds out)'
-            )
-            raise NoAnswerError(
-                f'{still} was refused although it was permitted: the program has to activate it'
-                f'{first}'
-            )
+            why = f'{still} was refused although it was permitted: the program has to activate it'
+            if not from_all:
+                why += ', or looks at what is permitted first (--from all finds out)'
+            raise NoAnswerError(why)
         if missing := most.refused - self._everything:
             raise NoAnswerError(f'{missing} was refused, and cannot be given here')
         others = 'it asks who it is and not what it may, or fails for another reason'

@@ -43,8 +43,8 @@ class Tracer:
     def _own_namespace(self) -> int:
         self.start()
         Caps.from_process().apply()
-        for record in self.stop()[0]:
-            if isinstance(record, Check) and record.process == os.getpid():
+        for record in self.stop(os.getpid())[0]:
+            if isinstance(record, Check):
                 return record.namespace
         raise OSError(0, 'the tracepoint capability:cap_capable records nothing')
 
@@ -61,10 +61,10 @@ class Tracer:
         """Begin to record."""
         self._events.enable()
 
-    def stop(self) -> tuple[list[Record], int]:
-        """End to record; what there was, and how much of it was lost."""
+    def stop(self, process: int) -> tuple[list[Record], int]:
+        """End to record; what there was of a process and its descendants, and how much was lost."""
         self._events.disable()
-        records, lost = self._events.take()
+        records, lost = self._events.take(process)
         return [self._record(record) for record in records], lost
 
     def of(self, records: list[Record], process: int, skipped: int) -> Seen:
