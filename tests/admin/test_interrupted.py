@@ -18,7 +18,7 @@ from caps.admin.ppy import InstallError, install, installation_at, remove
 from caps.cli import main
 from caps.system.path import NOBODY
 from caps.system.run import Account, run_as
-from support import CHILDREN, SOAK, needs, needs_root, require, run
+from support import CHILDREN, PATIENCE, SOAK, needs, needs_root, require, run
 
 pytestmark = needs_root
 
@@ -150,7 +150,7 @@ def test_installs_at_once_wait_for_each_other(prefix, before):
         start(prefix, before)
         command = [*COMMAND, 'install', '--prefix', prefix, '--interpreter', SH]
         each = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
-        assert [child.wait(60) for child in each] == [0] * 4
+        assert [child.wait(PATIENCE) for child in each] == [0] * 4
         assert installation_at(prefix).problems == []
         assert len(os.listdir(prefix / 'libexec')) == 2
         remove(prefix)
@@ -169,7 +169,7 @@ def test_no_launch_fails_while_ppy_is_installed_again(prefix, launches, script, 
             run(*COMMAND, 'install', '--prefix', prefix, check=True)
     finally:
         end.touch()
-    assert [child.wait(30) for child in each] == [0, 0]
+    assert [child.wait(PATIENCE) for child in each] == [0, 0]
 
 
 def test_another_account_cannot_keep_an_installation_waiting(prefix, accounts):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from caps.system.run import Account, RunError, run_as
-from support import needs, needs_root, python, run
+from support import PATIENCE, needs, needs_root, python, run
 
 pytestmark = needs_root
 
@@ -192,6 +192,6 @@ def test_nothing_stays_when_this_process_is_ended(account, number):
     while len(sleepers(seconds)) < 2:
         time.sleep(0.01)
     child.send_signal(number)
-    child.wait(30)
+    child.wait(PATIENCE)
     while sleepers(seconds):  # the supervisor has to learn of it
         time.sleep(0.01)

@@ -19,7 +19,7 @@ from caps.admin.venv import VenvError, environment_at, mark, parsed, unmark
 from caps.cli import main
 from caps.system.path import NOBODY
 from caps.system.run import Account, run_as
-from support import CHILDREN, SOAK, needs, needs_root, run
+from support import CHILDREN, PATIENCE, SOAK, needs, needs_root, run
 
 pytestmark = needs_root
 PYTHON = os.path.realpath('/usr/bin/python3')
@@ -202,7 +202,7 @@ def test_python_is_never_missing_while_it_is_marked_and_unmarked(environment):
                 run(sys.executable, '-m', 'caps', 'venv', *act, check=True)
     finally:
         (environment / 'end').touch()
-    assert watcher.wait(30) == 0
+    assert watcher.wait(PATIENCE) == 0
 
 
 def test_directory_that_is_no_environment_is_refused(scene):

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caps import IAB, Caps, CapSet
-from support import SOAK, libcap, needs, python, run
+from support import PATIENCE, SOAK, libcap, needs, python, run
 
 SETS = {'effective': 'CapEff', 'permitted': 'CapPrm', 'inheritable': 'CapInh'}
 SOME = 'cap_chown', 'cap_kill', 'cap_net_raw'
@@ -55,11 +55,11 @@ def thread_with(text):
     def work():
         Caps(text).apply()
         applied.set()
-        done.wait(60)
+        done.wait(PATIENCE)
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert applied.wait(60)
+    assert applied.wait(PATIENCE)
     try:
         yield thread.native_id
     finally:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import pytest
 
 from caps import IAB, Caps, drop, raised
-from support import SOAK, needs, require
+from support import PATIENCE, SOAK, needs, require
 from support.child import in_a_child
 from support.children.inside import refusal, start, status, threads
 
@@ -167,7 +167,7 @@ def test_another_thread_does_not_see_it():
 def test_one_object_may_serve_many_threads_at_once():
     BEFORE.apply()
     one = raised('cap_chown')
-    barrier = threading.Barrier(2, timeout=10)
+    barrier = threading.Barrier(2, timeout=PATIENCE)
     found = {}
 
     def work(before, name):

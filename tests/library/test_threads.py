@@ -22,7 +22,7 @@ import pytest
 import caps
 from caps import IAB, Caps, SecureBits, _caps, drop, set_no_new_privs
 from caps import threads as calls
-from support import CHILDREN, SUPPORT, needs, needs_root, program, python
+from support import CHILDREN, PATIENCE, SUPPORT, needs, needs_root, program, python
 from support.child import in_a_child
 from support.children.inside import Raw, refusal, seen, start, status, threads, wait_for
 from support.sources import extension_with
@@ -413,7 +413,7 @@ def test_system_calls_that_threads_sit_in_go_on(library):
     lock = threading.Lock()
     lock.acquire()
     locked = []
-    start(lambda: locked.append(lock.acquire(timeout=30)))
+    start(lambda: locked.append(lock.acquire(timeout=PATIENCE)))
     for _ in range(50):
         DROP.apply(all_threads=True)
     assert not any(job.stop for job in jobs)
@@ -546,7 +546,7 @@ def test_no_thread_escapes_where_threads_start_and_end_all_the_time(library, rel
 @in_a_child
 def test_calls_at_the_same_time_do_not_block_each_other():
     def change(turns):
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(made) <= 20:
             state = Caps.from_process()
             state.effective = state.permitted if next(turns) % 2 else ()
             state.apply(all_threads=True)
@@ -556,9 +556,8 @@ def test_calls_at_the_same_time_do_not_block_each_other():
     made, end = [], time.monotonic() + 2
     changing = start(change, count(), count=2) + start(change, count(1), count=2)
     for thread in changing:
-        thread.join(30)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
-    assert len(made) > 20, made
     assert len(seen('CapEff')) == 1
 
 
@@ -566,7 +565,7 @@ def test_calls_at_the_same_time_do_not_block_each_other():
 @in_a_child
 def test_calls_while_glibc_changes_ids_do_not_block():
     def change():
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(made) <= 10:
             os.setuid(0)
             made.append(1)
 
@@ -575,9 +574,8 @@ def test_calls_while_glibc_changes_ids_do_not_block():
     (changing,) = start(change)
     while time.monotonic() < end:
         IAB.from_process().apply(all_threads=True)
-    changing.join(30)
+    changing.join(PATIENCE)
     assert not changing.is_alive()
-    assert len(made) > 10
 
 
 @pytest.mark.skipif(
@@ -587,7 +585,7 @@ def test_calls_while_glibc_changes_ids_do_not_block():
 @in_a_child
 def test_forks_at_the_same_time_have_children_that_can_call():
     def change():
-        while time.monotonic() < end:
+        while time.monotonic() < end or min(len(made), forks) <= 10:
             IAB.from_process().apply(all_threads=True)
             made.append(1)
 
@@ -599,10 +597,10 @@ def test_forks_at_the_same_time_have_children_that_can_call():
     start(time.sleep, 60, count=4)
     made, forks, end = [], 0, time.monotonic() + 2
     changing = start(change, count=2)
-    while time.monotonic() < end:
+    while time.monotonic() < end or min(len(made), forks) <= 10:
         pid = os.fork()
         if not pid:
-            signal.alarm(20)
+            signal.alarm(PATIENCE)
             try:
                 in_the_child()
             except BaseException:
@@ -614,8 +612,7 @@ def test_forks_at_the_same_time_have_children_that_can_call():
         assert os.waitpid(pid, 0)[1] == 0
         forks += 1
     for thread in changing:
-        thread.join(30)
-    assert min(len(made), forks) > 10, (made, forks)
+        thread.join(PATIENCE)
     assert 0 not in seen('CapPrm')
 
 

@@ -27,7 +27,7 @@ import pytest
 
 from caps import Caps, CapSet
 from caps.admin.ppy import install
-from support import ROOT, SOAK, needs, needs_root
+from support import PATIENCE, ROOT, SOAK, needs, needs_root
 from support.launchers import MODES, make_launcher
 
 pytestmark = [needs_root, needs('cap_setpcap')]
@@ -571,7 +571,7 @@ def start(launch, place, words, errors):
         finally:
             os._exit(status)
     pidfd = os.pidfd_open(pid)
-    ended = select.select([pidfd], [], [], 60)[0]
+    ended = select.select([pidfd], [], [], PATIENCE)[0]
     os.close(pidfd)
     launch.hung = not ended
     if launch.hung:

@@ -14,7 +14,7 @@ import pytest
 
 from caps import Caps, CapSet
 from caps.admin.ppy import install
-from support import needs, needs_root, run
+from support import PATIENCE, needs, needs_root, run
 from support.accounts import Account
 from support.launchers import MODES, REPORT, Ppy
 
@@ -243,14 +243,14 @@ def test_death_by_a_signal_passes_through(ppy, script, accounts, number):
 def test_signal_to_the_process_reaches_the_script(ppy, script, accounts):
     code = 'import os, signal, sys, time\n'
     code += 'signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n'
-    code += 'print(os.getpid(), flush=True); time.sleep(30)'
+    code += 'print(os.getpid(), flush=True); time.sleep(600)'
     command = [ppy.path, script(code, 'cap_kill=i')]
     options = {'user': accounts.attacker.uid, 'group': accounts.attacker.gid, 'extra_groups': []}
     with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
         try:
             assert int(process.stdout.readline()) == process.pid
             process.send_signal(signal.SIGUSR1)
-            assert process.wait(10) == 7
+            assert process.wait(PATIENCE) == 7
         finally:
             process.kill()
 

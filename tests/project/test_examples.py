@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from support import ROOT, needs_root, run
+from support import PATIENCE, ROOT, needs_root, run
 
 pytestmark = needs_root
 EXAMPLES = ROOT / 'examples'
@@ -103,10 +103,10 @@ def test_web_server_listens_on_port_80_and_has_nothing_left(ppy, script, account
     os_options = {'user': accounts.attacker.uid, 'group': accounts.attacker.gid, 'extra_groups': []}
     with started(ppy.path, path, address, cwd=den, **os_options) as process:
         assert process.stdout.readline() == 'listening with =\n'
-        with urlopen(f'http://{address}/page', timeout=10) as answer:
+        with urlopen(f'http://{address}/page', timeout=PATIENCE) as answer:
             assert answer.read() == b'served'
         with pytest.raises(HTTPError, match='404'):
-            urlopen(f'http://{address}/private', timeout=10)
+            urlopen(f'http://{address}/private', timeout=PATIENCE)
         lines = Path(f'/proc/{process.pid}/status').read_text().splitlines()
         status = dict(line.split(':\t', 1) for line in lines)
     assert int(status['CapPrm'], 16) == 0

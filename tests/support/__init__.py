@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from support.accounts import Account
+from support.children.inside import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
 SUPPORT = ROOT / 'tests' / 'support'
@@ -36,7 +37,7 @@ def run(
     """A command's result as text, as another account where one is given."""
     if account:
         options |= {'user': account.uid, 'group': account.gid, 'extra_groups': []}
-    options = {'capture_output': True, 'text': True, 'timeout': 60} | options
+    options = {'capture_output': True, 'text': True, 'timeout': PATIENCE} | options
     return subprocess.run([str(word) for word in command], **options)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from caps.explain import Advice, Explanation, explain
 from caps.system.types import SETS
 from support.accounts import Account
+from support.children.inside import PATIENCE
 
 SHORT = {
     'inheritable': 'CapInh', 'permitted': 'CapPrm', 'effective': 'CapEff', 'ambient': 'CapAmb',
@@ -54,7 +55,7 @@ def happens(
     """What is said of an execution, and what is seen; they must be the same."""
     with waiting(path, setup=setup, **options) as child:
         said = explain(path, pid=child.pid)
-        output, errors = child.communicate('\n', timeout=60)
+        output, errors = child.communicate('\n', timeout=PATIENCE)
     lines = (line.split(':', 1) for line in output.splitlines() if ':' in line)
     seen = {name: value.strip() for name, value in lines}
     if said.error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support import needs_root, run
+from support import PATIENCE, needs_root, run
 from support.accounts import Account
 from support.attacks import NOBODY_KNOWN, PYTHON, library
 
@@ -230,7 +230,7 @@ def test_home_that_others_can_exchange_customizes_nothing(
             assert process.stdout.readline() == b'ready\n'
             home.rename(public / 'old')
             home.symlink_to(nest.path)
-            process.communicate(b'\n', timeout=10)
+            process.communicate(b'\n', timeout=PATIENCE)
     finally:
         run('usermod', '-d', before, accounts.owner.name, check=True)
     assert nest.loot.exists() == launchers('python').naive

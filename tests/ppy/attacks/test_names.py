@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from support import needs_root, run
+from support import PATIENCE, needs_root, run
 from support.attacks import PYTHON, assert_only_naive_loses, library
 
 pytestmark = needs_root
@@ -44,7 +44,7 @@ def test_deleted_script_does_not_run_by_a_descriptor(
     finally:
         os.close(fd)
         holder.stdin.close()
-        holder.wait(10)
+        holder.wait(PATIENCE)
     assert_only_naive_loses(launchers('bash'), loot.exists(), done)
 
 
@@ -67,7 +67,7 @@ def test_script_in_another_mount_namespace_does_not_run_what_has_its_name_here(
         assert os.path.samefile(f'{cwd}/tool.py', path)
         done = launchers('python').run('./tool.py', code, account=accounts.attacker, cwd=cwd)
     finally:
-        holder.communicate(timeout=10)
+        holder.communicate(timeout=PATIENCE)
     assert_only_naive_loses(launchers('python'), loot.exists(), done)
 
 

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from support import SOAK, needs, needs_root, run
+from support import PATIENCE, SOAK, needs, needs_root, run
 
 pytestmark = needs_root
 
@@ -95,7 +95,7 @@ def test_race_is_lost_when(
     words = [str(tries), str(loot), command.format(launcher=launcher.path)]
     with subprocess.Popen(['/usr/bin/python3', '-c', loop], **options) as attacker:
         try:
-            done = run('sh', '-c', LOOP, *words, timeout=60 * SOAK, **options)
+            done = run('sh', '-c', LOOP, *words, timeout=PATIENCE * SOAK, **options)
             assert attacker.poll() is None
         finally:
             attacker.kill()

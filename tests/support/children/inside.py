@@ -49,7 +49,11 @@ def ended(kept: str = '', uid: int = 0, gid: int = 0, groups: str = '') -> None:
         assert seen(name) == {value}, (name, seen(name), value)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+# Seconds after which something counts as hanging, on however busy a machine.
+PATIENCE = 600
+
+
+def wait_for(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, 'it never happened'
