@@ -6,9 +6,8 @@ import os
 import shutil
 import socket
 import struct
-import subprocess
-import sys
 from contextlib import ExitStack, contextmanager
+from ctypes import CDLL
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caps import Caps, CapSet
-from support import SOAK, libcap, needs, needs_root, python, run
+from support import SOAK, libcap, needs, needs_root, run
 from support.attributes import ATTRIBUTE, ATTRIBUTES, EFFECTIVE, V2, V3, WELL_FORMED
+from support.child import enter_user_namespace, in_a_child
+from support.children.inside import refusal
 
 masks = st.integers(0, 2**libcap.BITS - 1)
 # Few members are as likely as many.
@@ -28,6 +29,8 @@ stored = st.one_of(masks, st.sets(st.integers(0, libcap.BITS - 1), max_size=3).m
 few = settings(max_examples=40 * SOAK, deadline=None)
 
 marking = needs('cap_setfcap')
+LIBC = CDLL(None)
+CLONE_NEWNS, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x4000, 0x40000, 2
 
 
 def raw(revision, permitted, inheritable, *root):
@@ -359,32 +362,6 @@ def test_a_root_that_is_no_user_is_refused(program, root):
     assert getcap(program) == ''
 
 
-@contextmanager
-def in_a_user_namespace(code, fd, uid):
-    """A child whose user namespace has `uid` as its root; a function that gives its output."""
-    code = f"""
-import ctypes, os
-from caps import Caps
-assert ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0, os.strerror(ctypes.get_errno())
-print(flush=True)
-input()
-fd = {fd}
-{code}
-"""
-    with subprocess.Popen(
-        [sys.executable, '-c', code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        pass_fds=[fd],
-    ) as child:
-        child.stdout.readline()
-        for kind in 'uid_map', 'gid_map':
-            Path(f'/proc/{child.pid}/{kind}').write_text(f'0 {uid} 1')
-        yield child.communicate('\n')[0]
-    assert child.returncode == 0
-
-
 namespaces = needs(
     *('cap_setfcap', 'cap_chown', 'cap_setuid', 'cap_setgid', 'cap_sys_admin', 'user_namespaces')
 )
@@ -392,34 +369,33 @@ namespaces = needs(
 
 @namespaces
 def test_what_is_marked_inside_a_user_namespace_is_for_its_root(program):
+    @in_a_child
+    def mark():
+        with descriptor(program) as fd:
+            enter_user_namespace(outside=1000)
+            Caps('cap_kill=p').apply(fd)
+            caps = Caps.from_file(fd)
+        assert (str(caps), caps.root_id, caps.marked) == ('cap_kill=p', 0, True)
+
     os.chown(program, 1000, 1000)
-    code = """
-Caps('cap_kill=p').apply(fd)
-caps = Caps.from_file(fd)
-print(caps, caps.root_id, caps.marked)
-"""
-    with descriptor(program) as fd, in_a_user_namespace(code, fd, 1000) as output:
-        assert output == 'cap_kill=p 0 True\n'
+    mark()
     assert getcap(program) == 'cap_kill=p [rootid=1000]'
     assert Caps.from_file(program).root_id == 1000
 
 
 @namespaces
+@in_a_child
 def test_what_is_for_another_namespace_is_an_error_inside_one(program):
     caps = Caps('cap_kill=p')
     caps.root_id = 100000
     caps.apply(program)
-    code = """
-try:
-    Caps.from_file(fd)
-except OSError as error:
-    print(error.errno, error.strerror)
-"""
-    with descriptor(program) as fd, in_a_user_namespace(code, fd, 1000) as output:
-        assert output == (
-            f'{errno.EOVERFLOW} '
-            'the capabilities are for a user namespace that this one does not see\n'
-        )
+    with descriptor(program) as fd:
+        enter_user_namespace(outside=1000)
+        error = refusal(Caps.from_file, fd)
+    assert (error.errno, error.strerror) == (
+        errno.EOVERFLOW,
+        'the capabilities are for a user namespace that this one does not see',
+    )
 
 
 # Refusals.
@@ -547,106 +523,104 @@ def test_a_name_with_a_null_byte_is_refused(use):
         use('a\0b')
 
 
-def unprivileged(code, *arguments):
-    """What a child prints that has no capability at all, whoever runs the tests."""
-    return python(f"""
-import sys
-from caps import Caps
-Caps().apply()
-try:
-    {code}
-except OSError as error:
-    print(type(error).__name__, error.errno, error.filename, error.strerror)
-""", *arguments)  # fmt: skip
+@in_a_child
+def without_capabilities(use, path):
+    """The error in a child that has no capability at all, whoever runs the tests."""
+    Caps().apply()
+    error = refusal(use, path)
+    return type(error), error.errno, error.filename, error.strerror
 
 
-@pytest.mark.parametrize(
-    'code', ["Caps('cap_kill=p').apply(sys.argv[1])", 'Caps.remove(sys.argv[1])']
-)
-def test_writing_without_the_capability_says_which(program, code):
-    reason = 'cap_setfcap must be effective'
-    assert unprivileged(code, program) == f'PermissionError {errno.EPERM} {program} {reason}\n'
+writes = pytest.mark.parametrize('use', [USES['apply'], USES['remove']], ids=['apply', 'remove'])
 
 
-TRY = """
-import os, sys
-from caps import Caps
-try:
-    Caps('cap_kill=p').apply(sys.argv[1])
-    print(Caps.from_file(sys.argv[1]))
-    Caps.remove(sys.argv[1])
-    print(Caps.from_file(sys.argv[1]).marked)
-    Caps.from_file(os.open(sys.argv[1], os.O_PATH))
-    print('read by O_PATH')
-except OSError as error:
-    print(error.errno, error.strerror)
-"""
+@writes
+def test_writing_without_the_capability_says_which(program, use):
+    error = PermissionError, errno.EPERM, program, 'cap_setfcap must be effective'
+    assert without_capabilities(use, program) == error
+
+
+def mark_read_and_clear(path):
+    Caps('cap_kill=p').apply(path)
+    assert str(Caps.from_file(path)) == 'cap_kill=p'
+    Caps.remove(path)
+    assert Caps.from_file(path).marked is False
 
 
 @needs('cap_linux_immutable', 'cap_setfcap')
 def test_immutable_file_is_called_so(program):
     run('chattr', '+i', program, check=True)
     try:
-        printed = python(TRY, program)
+        error = refusal(USES['apply'], program)
     finally:
         run('chattr', '-i', program, check=True)
-    assert printed.startswith(f'{errno.EPERM} the file is immutable (chattr(1))')
+    assert error.errno == errno.EPERM
+    assert error.strerror.startswith('the file is immutable (chattr(1))')
 
 
 @needs_root
 @needs('user_namespaces')
 @pytest.mark.parametrize(
-    ('options', 'owner', 'reason'),
+    ('root', 'owner', 'reason'),
     [
-        (['-r'], 0, ''),
-        (['-r'], 1, 'the owner of the file is not in this user namespace (user_namespaces(7))'),
+        (0, 0, ''),
+        (0, 1, 'the owner of the file is not in this user namespace (user_namespaces(7))'),
         (
-            ['--map-user=5', '--map-group=5', '--keep-caps'], 0,
+            5, 0,
             'this user namespace has no user 0, whom file capabilities are for '
             '(user_namespaces(7))',
         ),
     ],
     ids=['root of it', 'unmapped owner', 'no root in it'],
 )  # fmt: skip
-def test_user_namespace_says_what_is_in_the_way(program, options, owner, reason):
+@in_a_child
+def test_user_namespace_says_what_is_in_the_way(program, root, owner, reason):
     os.chown(program, owner, owner)
     program.chmod(0o777)
-    done = run('unshare', '--user', *options, sys.executable, '-c', TRY, program)
-    assert done.returncode == 0, done.stderr
+    enter_user_namespace(inside=root)
     if reason:
-        assert done.stdout.partition(' ')[2] == f'{reason}\n'
-    else:
-        assert done.stdout == 'cap_kill=p\nFalse\nread by O_PATH\n'
+        assert refusal(USES['apply'], program).strerror == reason
+        return
+    mark_read_and_clear(program)
+    with descriptor(program, os.O_PATH) as fd:
+        assert Caps.from_file(fd).marked is False
 
 
 @needs('cap_setfcap', 'cap_sys_admin')
+@in_a_child
 def test_without_proc_what_needs_none_works_and_the_rest_says_so(program):
-    hide = 'umount --lazy /proc && exec "$0" "$@"'
-    done = run('unshare', '--mount', 'sh', '-c', hide, sys.executable, '-c', TRY, program)
-    reason = 'is needed for descriptor 3, which is a path only (O_PATH)'
-    assert done.stdout == f'cap_kill=p\nFalse\n{errno.ENOENT} /proc {reason}\n', done.stderr
+    assert LIBC.unshare(CLONE_NEWNS) == 0
+    assert LIBC.mount(None, b'/', None, MS_REC | MS_PRIVATE, None) == 0
+    assert LIBC.umount2(b'/proc', MNT_DETACH) == 0
+    mark_read_and_clear(program)
+    with descriptor(program, os.O_PATH) as fd:
+        error = refusal(Caps.from_file, fd)
+    reason = f'/proc is needed for descriptor {fd}, which is a path only (O_PATH)'
+    assert (error.errno, error.strerror) == (errno.ENOENT, reason)
 
 
 @marking
+@in_a_child
 def test_reading_needs_no_capability(program):
     setcap('cap_kill=p', program)
     program.chmod(0)
-    assert unprivileged('print(Caps.from_file(sys.argv[1]))', program) == 'cap_kill=p\n'
+    Caps().apply()
+    assert str(Caps.from_file(program)) == 'cap_kill=p'
 
 
-@pytest.mark.parametrize('use', ["Caps('=').apply", 'Caps.remove'])
+@writes
 def test_writing_needs_a_readable_file(program, use):
     program.chmod(0)
-    output = unprivileged(f'{use}(sys.argv[1])', program)
-    assert output == f'PermissionError {errno.EACCES} {program} Permission denied\n'
+    error = PermissionError, errno.EACCES, program, 'Permission denied'
+    assert without_capabilities(use, program) == error
 
 
-@pytest.mark.parametrize('use', ['Caps.from_file', "Caps('=').apply", 'Caps.remove'])
+@uses
 def test_a_directory_that_cannot_be_entered_is_an_error(program, use):
     program.parent.chmod(0)
-    output = unprivileged(f'{use}(sys.argv[1])', program)
+    error = without_capabilities(use, program)
     program.parent.chmod(0o755)
-    assert output == f'PermissionError {errno.EACCES} {program} Permission denied\n'
+    assert error == (PermissionError, errno.EACCES, program, 'Permission denied')
 
 
 @marking

@@ -1,5 +1,6 @@
 """Caps of processes and threads against the kernel: /proc, getpcaps and capsh are the referees."""
 
+import ctypes
 import errno
 import os
 import subprocess
@@ -19,6 +20,7 @@ from support import PATIENCE, SOAK, libcap, needs, python, run
 
 SETS = {'effective': 'CapEff', 'permitted': 'CapPrm', 'inheritable': 'CapInh'}
 SOME = 'cap_chown', 'cap_kill', 'cap_net_raw'
+PR_CAPBSET_DROP = 24
 
 masks = st.integers(0, 2**libcap.BITS - 1)
 
@@ -73,22 +75,14 @@ def in_a_thread(function, *arguments):
         return pool.submit(function, *arguments).result()
 
 
-def refusal(before, after, prelude=''):
-    """The reason a child is given that applies one state and then, in vain, another."""
-    code = f"""
-from caps import Caps
-{prelude}
-Caps({before!r}).apply()
-try:
-    Caps({after!r}).apply()
-except OSError as error:
-    print(type(error).__name__, error.errno, error.filename)
-    print(error.strerror)
-assert Caps.from_process() == Caps({before!r})
-"""
-    kind, reason = python(code).splitlines()
-    assert kind == f'PermissionError {errno.EPERM} None'
-    return reason
+@in_a_child
+def refused(before, after):
+    """The reason that a child is given which applies one state and then, in vain, another."""
+    Caps(before).apply()
+    error = refusal(Caps(after).apply)
+    assert (type(error), error.errno, error.filename) == (PermissionError, errno.EPERM, None)
+    assert Caps.from_process() == Caps(before)
+    return error.strerror
 
 
 # Reading.
@@ -223,29 +217,21 @@ def test_methods_chain():
         'cap_net_raw=i cap_kill=p cap_chown=ep',
     ],
 )
+@in_a_child
 def test_an_applied_state_is_what_the_kernel_has(text):
-    code = """
-import sys
-from caps import Caps
-caps = Caps(sys.argv[1])
-assert caps.apply() is caps
-assert Caps.from_process() == caps
-print(*(line.split()[1] for line in open('/proc/self/status') if line[:6] in sys.argv[2:]))
-"""
-    inheritable, permitted, effective = python(code, text, *SETS.values()).split()
-    kernel = tuple(int(mask, 16) for mask in (effective, permitted, inheritable))
-    assert kernel == libcap.read(text)
+    caps = Caps(text)
+    assert caps.apply() is caps
+    assert Caps.from_process() == caps
+    assert status() == libcap.read(text)
 
 
 @needs(*SOME)
+@in_a_child
 def test_what_is_inheritable_reaches_capsh():
-    code = """
-import os
-from caps import Caps
-Caps.from_process().propagate('cap_net_raw', 'cap_kill').terminate('cap_kill').apply()
-os.execvp('capsh', ['capsh', '--current', '--has-i=cap_net_raw'])
-"""
-    current = python(code).splitlines()[0]
+    Caps.from_process().propagate('cap_net_raw', 'cap_kill').terminate('cap_kill').apply()
+    printed = run('capsh', '--current', '--has-i=cap_net_raw')
+    assert printed.returncode == 0, printed.stderr
+    current = printed.stdout.splitlines()[0]
     assert list(Caps(current.removeprefix('Current: ')).inheritable) == ['cap_net_raw']
 
 
@@ -258,19 +244,12 @@ def test_what_capsh_makes_inheritable_is_read():
 
 
 @needs('cap_sys_chroot')
+@in_a_child
 def test_activated_capabilities_work():
-    code = """
-import os, sys
-from caps import Caps
-caps = Caps.from_process().deactivate().apply()
-try:
-    os.chroot('/')
-except PermissionError:
+    caps = Caps.from_process().deactivate().apply()
+    assert refusal(os.chroot, '/').errno == errno.EPERM
     caps.activate('cap_sys_chroot').apply()
     os.chroot('/')
-    print('worked')
-"""
-    assert python(code) == 'worked\n'
 
 
 @needs(*SOME)
@@ -314,37 +293,28 @@ def test_apply_changes_the_calling_thread_only():
     ],
 )
 def test_a_broken_rule_names_capability_set_and_rule(before, after, reason):
-    refused = refusal(before, after)
-    assert refused.startswith(reason)
-    assert refused.endswith('; see capset(2)')
-
-
-PR_CAPBSET_DROP = 24
-OUT_OF_BOUNDS = f"""
-import ctypes
-assert ctypes.CDLL(None).prctl({PR_CAPBSET_DROP}, {libcap.NAMES.index('cap_net_raw')}) == 0
-"""
+    given = refused(before, after)
+    assert given.startswith(reason)
+    assert given.endswith('; see capset(2)')
 
 
 @needs('cap_net_raw', 'cap_setpcap')
 @pytest.mark.parametrize('effective', ['cap_setpcap', 'cap_net_raw'])
+@in_a_child
 def test_what_is_not_in_the_bounding_set_cannot_become_inheritable(effective):
+    assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, libcap.NAMES.index('cap_net_raw')) == 0
     before = f'cap_net_raw,cap_setpcap=p {effective}+e'
-    reason = refusal(before, f'{before} cap_net_raw+i', OUT_OF_BOUNDS)
-    assert reason.startswith(
+    assert refused(before, f'{before} cap_net_raw+i').startswith(
         'cap_net_raw cannot be added to inheritable: it must be in the bounding set'
     )
 
 
 @needs('cap_setpcap')
+@in_a_child
 def test_with_cap_setpcap_what_is_not_permitted_can_become_inheritable():
-    code = """
-from caps import Caps
-Caps('cap_setpcap=ep').apply()
-Caps('cap_setpcap=ep cap_net_raw=i').apply()
-print(Caps.from_process().inheritable)
-"""
-    assert python(code) == 'cap_net_raw\n'
+    Caps('cap_setpcap=ep').apply()
+    Caps('cap_setpcap=ep cap_net_raw=i').apply()
+    assert Caps.from_process().inheritable == {'cap_net_raw'}
 
 
 # How close a state keeps to what a thread with another state may take.

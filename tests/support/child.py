@@ -1,5 +1,6 @@
 """Functions that run in a child, since what they do to their process cannot be undone."""
 
+import ctypes
 import functools
 import os
 import pickle
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 P = ParamSpec('P')
 T = TypeVar('T')
 SECONDS = 60
+CLONE_NEWUSER = 0x10000000
 
 
 def in_a_child(function: Callable[P, T]) -> Callable[P, T]:
@@ -55,3 +58,24 @@ def in_a_child(function: Callable[P, T]) -> Callable[P, T]:
             return result
 
     return call
+
+
+def enter_user_namespace(inside: int = 0, outside: int = 0, setgroups: bool = True) -> None:
+    """Have this process be in a new user namespace, which has one account and one group."""
+    process, (told, tell) = Path('/proc', str(os.getpid())), os.pipe()
+    if writer := os.fork():
+        if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER) < 0:
+            raise OSError(ctypes.get_errno(), 'unshare')
+        os.write(tell, b'\n')
+        assert os.waitpid(writer, 0)[1] == 0, 'the namespace got no accounts'
+        return
+    status = 1
+    try:  # in the old namespace, since only there is every account to be given
+        os.read(told, 1)
+        if not setgroups:
+            (process / 'setgroups').write_text('deny')
+        for name in 'uid_map', 'gid_map':
+            (process / name).write_text(f'{inside} {outside} 1')
+        status = 0
+    finally:
+        os._exit(status)
