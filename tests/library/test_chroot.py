@@ -5,28 +5,13 @@ import sys
 
 import pytest
 
-from support import ROOT, needs, python, run
-
-CODE = """
-import os, sys
-import caps
-from caps import Caps
-{first}
-os.chroot(sys.argv[1])
-os.chdir('/')
-before = str(Caps.from_process())
-try:
-    {act}
-except Exception as error:
-    assert str(Caps.from_process()) == before
-    print(type(error).__name__, error)
-"""
+from support import ROOT, needs, program, python, run
 
 pytestmark = needs('cap_kill', 'cap_setpcap', 'cap_setuid', 'cap_setgid', 'cap_sys_chroot')
 
 
 def after_chroot(directory, act, first=''):
-    return python(CODE.format(first=first, act=act.replace('\n', '\n    ')), directory)
+    return python(program('chroot'), directory, first, act)
 
 
 @pytest.mark.parametrize(
@@ -109,15 +94,9 @@ def test_a_refusal_is_the_same_with_less_advice(act, reason, tmp_path):
 
 
 def test_the_order_that_the_guide_gives_works(scene):
-    code = """
-import os, sys
-import caps
-caps.drop(keep=['cap_sys_chroot'], user=65534, group=65534)
-os.chroot(sys.argv[1])
-caps.Caps().apply()
-assert not caps.Caps.from_process()
-"""
-    python(code, scene)
+    first = "caps.drop(keep=['cap_sys_chroot'], user=65534, group=65534)"
+    act = 'Caps().apply()\nassert not Caps.from_process()'
+    assert after_chroot(scene, act, first) == ''
 
 
 def test_an_environment_that_the_new_account_cannot_read_is_named(tmp_path):
@@ -125,8 +104,7 @@ def test_an_environment_that_the_new_account_cannot_read_is_named(tmp_path):
     shutil.copytree(ROOT / 'caps', closed / 'caps')
     closed.chmod(0o700)
     code = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
+import os, sys; sys.path.insert(0, sys.argv[1])
 import caps
 os.setresuid(65534, 65534, 65534)
 caps.raised()

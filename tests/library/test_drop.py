@@ -11,20 +11,12 @@ import pytest
 
 import caps.dropping
 from caps import IAB, Caps, CapSet, SecureBits, _caps, drop, set_no_new_privs
-from support import CHILDREN, needs, needs_root, python, run
-from support.child import in_a_child
+from support import needs, needs_root, python
+from support.child import enter_user_namespace, in_a_child
 from support.children.inside import ended, refusal, seen, start, threads, wait_for
 
 LIBC = CDLL(None)
 PR_SET_NAME = 15
-
-# What a fresh interpreter runs first, where a fork of this one would not do.
-CODE = """
-import os, sys, time
-from caps import drop
-from inside import ended, leave, refusal, start, threads
-start(time.sleep, 60, count=3)
-"""
 
 pytestmark = needs_root
 needs_setpcap = needs('cap_setpcap')
@@ -92,38 +84,48 @@ def test_what_is_kept_may_be_spelled_as_ever(keep):
     ended('cap_kill,cap_net_raw')
 
 
+# What is asked for, and the user, the group and the groups that every thread has then.
 WAYS = {
-    'user by name': ('user={owner.name!r}', '{owner.uid}', '{owner.gid}', ''),
-    'user by number': ('user={owner.uid}', '{owner.uid}', '{owner.gid}', ''),
-    'group by name': ('group={attacker.name!r}', '0', '{attacker.gid}', ''),
-    'group by number': ('group={attacker.gid}', '0', '{attacker.gid}', ''),
-    'user and group': (
-        'user={owner.name!r}, group={attacker.name!r}', '{owner.uid}', '{attacker.gid}', '',
+    'user by name': lambda owner, attacker: ({'user': owner.name}, owner.uid, owner.gid, ''),
+    'user by number': lambda owner, attacker: ({'user': owner.uid}, owner.uid, owner.gid, ''),
+    'group by name': lambda owner, attacker: ({'group': attacker.name}, 0, attacker.gid, ''),
+    'group by number': lambda owner, attacker: ({'group': attacker.gid}, 0, attacker.gid, ''),
+    'user and group': lambda owner, attacker: (
+        {'user': owner.name, 'group': attacker.name}, owner.uid, attacker.gid, '',
     ),
-    'numbers without accounts': ('user=54321, group=54322', '54321', '54322', ''),
-    'root with another group': ('user="root", group={owner.name!r}', '0', '{owner.gid}', ''),
-    'groups': (
-        'user={owner.name!r}, groups=[{attacker.name!r}, 54323]', '{owner.uid}', '{owner.gid}',
-        '{attacker.gid} 54323',
+    'numbers without accounts': lambda owner, attacker: (
+        {'user': 54321, 'group': 54322}, 54321, 54322, '',
     ),
-    'groups alone': ('groups=[54323]', '0', '0', '54323'),
-    'many groups': (
-        'user={owner.uid}, groups=range(60000, 60500)', '{owner.uid}', '{owner.gid}',
-        ' '.join(map(str, range(60000, 60500))),
+    'root with another group': lambda owner, attacker: (
+        {'user': 'root', 'group': owner.name}, 0, owner.gid, '',
     ),
-    'in the order given': (
-        '("cap_kill",), {owner.name!r}, {attacker.name!r}, [54323]',
-        '{owner.uid}', '{attacker.gid}', '54323',
+    'groups': lambda owner, attacker: (
+        {'user': owner.name, 'groups': [attacker.name, 54323]},
+        owner.uid, owner.gid, f'{attacker.gid} 54323',
+    ),
+    'groups alone': lambda owner, attacker: ({'groups': [54323]}, 0, 0, '54323'),
+    'many groups': lambda owner, attacker: (
+        {'user': owner.uid, 'groups': range(60000, 60500)},
+        owner.uid, owner.gid, ' '.join(map(str, range(60000, 60500))),
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(('call', 'uid', 'gid', 'groups'), WAYS.values(), ids=WAYS)
-def test_ids_change_in_every_thread(call, uid, gid, groups, accounts):
-    call, uid, gid, groups = (text.format(**vars(accounts)) for text in (call, uid, gid, groups))
-    kept = 'cap_kill' if 'cap_kill' in call else ''
-    code = f'os.setgroups([0, 1, 2]); drop({call}); ended({kept!r}, {uid}, {gid}, {groups!r})'
-    python(f'{CODE}{code}; leave()', cwd=CHILDREN)
+@pytest.mark.parametrize('way', WAYS.values(), ids=WAYS)
+@in_a_child
+def test_ids_change_in_every_thread(way, accounts):
+    options, uid, gid, groups = way(accounts.owner, accounts.attacker)
+    begin()
+    os.setgroups([0, 1, 2])
+    drop(**options)
+    ended('', uid, gid, groups)
+
+
+@in_a_child
+def test_arguments_may_be_given_in_their_order(accounts):
+    begin()
+    drop(('cap_kill',), accounts.owner.name, accounts.attacker.name, [54323])
+    ended('cap_kill', accounts.owner.uid, accounts.attacker.gid, '54323')
 
 
 @pytest.mark.parametrize(
@@ -193,23 +195,16 @@ def test_ambient_and_inheritable_become_empty():
 
 
 @needs_setpcap
-@pytest.mark.parametrize('how', ['capsh --drop', 'Caps.apply'])
-def test_without_cap_setpcap_the_bounding_set_is_left_and_returned(how):
-    code = """
-from caps import IAB, Caps, drop
-before = Caps.from_process()
-before.clear('cap_setpcap')
-before.apply()
-bounding = IAB.from_process().bounding
-assert drop() == bounding == IAB.from_process().bounding != set()
-assert not Caps.from_process()
-print('left')
-"""
-    if how == 'Caps.apply':
-        assert python(code) == 'left\n'
-    else:
-        shell = ['capsh', '--drop=cap_setpcap', '--', '-c', 'exec "$0" -c "$1"']
-        assert run(*shell, sys.executable, code).stdout == 'left\n'
+@pytest.mark.parametrize('bounding', [IAB('!cap_setpcap'), IAB()], ids=['lost', 'kept'])
+@in_a_child
+def test_without_cap_setpcap_the_bounding_set_is_left_and_returned(bounding):
+    bounding.apply()
+    before = Caps.from_process()
+    before.clear('cap_setpcap')
+    before.apply()
+    left = IAB.from_process().bounding
+    assert drop() == left == IAB.from_process().bounding != set()
+    assert not Caps.from_process()
 
 
 @needs_setpcap
@@ -507,40 +502,28 @@ def test_without_anything_kept_a_locked_keep_caps_is_no_matter():
 
 @needs('cap_setpcap', 'cap_sys_admin', 'user_namespaces')
 @pytest.mark.parametrize(
-    ('call', 'number', 'failing', 'done'),
+    ('options', 'number', 'failing', 'done'),
     [
         (
-            'user=5, group=0', 22, 'setresuid to 5: Invalid argument, after ',
+            {'user': 5, 'group': 0}, 22, 'setresuid to 5: Invalid argument, after ',
             ['dropping from bounding', 'setresgid to 0'],
         ),
-        ('user=0, group=5', 22, 'setresgid to 5: Invalid argument, after ', ['bounding']),
-        ('groups=[5]', 1, 'setgroups([5]): Operation not permitted, after ', ['bounding']),
+        ({'user': 0, 'group': 5}, 22, 'setresgid to 5: Invalid argument, after ', ['bounding']),
+        ({'groups': [5]}, 1, 'setgroups([5]): Operation not permitted, after ', ['bounding']),
     ],
 )  # fmt: skip
-def test_what_the_kernel_refuses_says_how_far_it_got(call, number, failing, done):
-    code = (
-        CODE
-        + f"""
-import threading
-before = threads()
-error = refusal(drop, {call})
-after = threads()
-assert len(after) == 4
-for thread in before:
-    assert (after[thread] == before[thread]) == (thread != threading.get_native_id())
-print(error.errno, error.strerror)
-leave()
-"""
-    )
-    # A user namespace in which only root has a number, and setgroups(2) is not allowed.
-    result = run(
-        'unshare', '--user', '--map-root-user', sys.executable, '-c', code,
-        cwd=CHILDREN,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    printed, _, reason = result.stdout.partition(' ')
-    assert int(printed) == number
-    assert reason.startswith(failing)
-    assert reason.endswith(' in this thread only\n')
-    assert all(step in reason for step in done)
-    assert len(reason) < 400
+@in_a_child
+def test_what_the_kernel_refuses_says_how_far_it_got(options, number, failing, done):
+    enter_user_namespace(setgroups=False)
+    begin()
+    before = threads()
+    error = refusal(drop, **options)
+    after = threads()
+    assert len(after) == 4
+    for thread in before:
+        assert (after[thread] == before[thread]) == (thread != threading.get_native_id())
+    assert error.errno == number
+    assert error.strerror.startswith(failing)
+    assert error.strerror.endswith(' in this thread only')
+    assert all(step in error.strerror for step in done)
+    assert len(error.strerror) < 400

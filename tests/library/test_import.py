@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import caps
-from support import run
+from support import CHILDREN, run
 
 PARENT = str(Path(caps.__file__).parent.parent)
 
@@ -50,37 +50,17 @@ INTERPRETERS = '_interpreters' if find_spec('_interpreters') else '_xxsubinterpr
 
 def subinterpreters(kind):
     """What two interpreters and then the first one say, when asked for the same state."""
-    return bare(f"""
-import os, site, sys
-import {INTERPRETERS} as interpreters
-sys.path.insert(0, {PARENT!r})
-from caps import Caps
-work = '''
-import os, sys
-sys.path.insert(0, {PARENT!r})
-try:
-    from caps import Caps
-    said = str(Caps.from_process(os.getpid()).clear() or Caps('cap_kill=p').activate())
-except ImportError as error:
-    said = 'ImportError'
-os.write(1, said.encode() + b' ')
-'''
-both = [interpreters.create({kind}) for _ in range(2)]
-for one in both:
-    interpreters.run_string(one, work)
-for one in both:
-    interpreters.destroy(one)
-exec(work)
-""")
+    child = CHILDREN / 'subinterpreters.py'
+    result = run(sys.executable, '-I', '-S', child, PARENT, kind)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
 
 
 @pytest.mark.skipif(not find_spec(INTERPRETERS), reason='no interpreter within an interpreter')
 def test_an_interpreter_that_shares_the_gil_can_import_it():
-    kind = "'legacy'" if INTERPRETERS == '_interpreters' else 'isolated=False'
-    assert subinterpreters(kind) == ['cap_kill=ep'] * 3
+    assert subinterpreters('legacy') == ['cap_kill=ep'] * 3
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason='every interpreter shares the GIL')
 def test_an_interpreter_with_its_own_gil_can_import_it():
-    kind = "'isolated'" if INTERPRETERS == '_interpreters' else 'isolated=True'
-    assert subinterpreters(kind) == ['cap_kill=ep'] * 3
+    assert subinterpreters('isolated') == ['cap_kill=ep'] * 3
