@@ -15,6 +15,8 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 
+from support.accounts import Account
+
 P = ParamSpec('P')
 T = TypeVar('T')
 SECONDS = 60
@@ -58,6 +60,12 @@ def in_a_child(function: Callable[P, T]) -> Callable[P, T]:
             return result
 
     return call
+
+
+def become(account: Account) -> None:
+    os.setgroups([])
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)
 
 
 def enter_user_namespace(inside: int = 0, outside: int = 0, setgroups: bool = True) -> None:

@@ -1,6 +1,7 @@
 """Which files ppy takes for scripts, whose they are and who could write to them."""
 
 import errno
+import mmap
 import os
 import shutil
 import stat
@@ -13,7 +14,8 @@ import pytest
 
 from caps import Caps, CapSet
 from support import needs, needs_root, run
-from support.attacks import LIBC, PYTHON, STATUS, assert_only_naive_loses, library, permitted
+from support.attacks import LIBC, STATUS, assert_only_naive_loses, library, permitted
+from support.child import become, in_a_child
 from support.launchers import make_launcher
 
 pytestmark = needs_root
@@ -180,11 +182,12 @@ def test_module_planted_beside_a_script_is_not_imported(
     assert_only_naive_loses(launchers('python'), loot.exists(), done)
 
 
-MAP = """
-import mmap, sys
-with open(sys.argv[1], 'r+b') as file, mmap.mmap(file.fileno(), 0) as memory:
-    memory[:] = sys.argv[2].encode().ljust(len(memory))
-"""
+@in_a_child
+def overwrite(path, text, account):
+    """Write by a mapping, which leaves the mark; write(2) would not."""
+    become(account)
+    with open(path, 'r+b') as file, mmap.mmap(file.fileno(), 0) as memory:
+        memory[:] = text.encode().ljust(len(memory))
 
 
 @pytest.mark.parametrize('by', ['mode', 'ACL'])
@@ -192,8 +195,7 @@ def test_script_that_others_can_write_to_does_not_run(launchers, script, account
     path = script('#' * 4000, 'cap_kill=i', mode=0o757 if by == 'mode' else 0o755)
     if by == 'ACL':
         run('setfacl', '-m', f'u:{accounts.attacker.name}:rwx', path, check=True)
-    # by a mapping, which leaves the mark; write(2) would not
-    run(PYTHON, '-c', MAP, path, f': > {loot};', account=accounts.attacker, check=True)
+    overwrite(path, f': > {loot};', accounts.attacker)
     assert Caps.from_file(path) == Caps('cap_kill=i')
     done = launchers('bash').run(path, account=accounts.attacker)
     assert_only_naive_loses(launchers('bash'), loot.exists(), done)

@@ -1,5 +1,6 @@
 """What ppy stands on: its interpreter and itself."""
 
+import mmap
 import os
 import shutil
 import stat
@@ -7,7 +8,8 @@ import stat
 import pytest
 
 from support import needs_root, run
-from support.attacks import PYTHON, assert_only_naive_loses
+from support.attacks import assert_only_naive_loses
+from support.child import become, in_a_child
 from support.launchers import make_launcher
 
 pytestmark = needs_root
@@ -53,13 +55,12 @@ def test_replaced_interpreter_does_not_run(
     assert_only_naive_loses(launcher, loot.exists(), done)
 
 
-PATCH = """
-import mmap, os, sys
-path, old, new = map(os.fsencode, sys.argv[1:])
-with open(path, 'r+b') as file, mmap.mmap(file.fileno(), 0) as memory:
-    start = memory.find(old + bytes(1))
-    memory[start : start + len(old)] = new.ljust(len(old), bytes(1))
-"""
+@in_a_child
+def patch(path, old, new, account):
+    become(account)
+    with open(path, 'r+b') as file, mmap.mmap(file.fileno(), 0) as memory:
+        start = memory.find(os.fsencode(old) + b'\0')
+        memory[start : start + len(old)] = os.fsencode(new).ljust(len(old), b'\0')
 
 
 def test_launcher_that_others_can_write_to_does_not_run_what_they_wrote(
@@ -71,7 +72,7 @@ def test_launcher_that_others_can_write_to_does_not_run_what_they_wrote(
     nest.program('prog')
     path = script('echo ran', 'cap_kill=i')
     launcher.path.chmod(stat.S_IMODE(launcher.path.stat().st_mode) | 0o002)
-    run(PYTHON, '-c', PATCH, launcher.path, old, new, account=accounts.attacker, check=True)
+    patch(launcher.path, old, new, accounts.attacker)
     assert new.encode() in launcher.path.read_bytes()
     done = launcher.run(path, account=accounts.attacker)
     assert_only_naive_loses(launcher, nest.loot.exists(), done)

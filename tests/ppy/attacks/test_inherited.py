@@ -9,7 +9,7 @@ from ctypes import c_ulong
 import pytest
 
 from caps import CapSet
-from support import SOAK, needs, needs_root, run
+from support import SOAK, needs, needs_root, program, run
 from support.attacks import LIBC, NOBODY_KNOWN, PYTHON, STATUS, permitted
 from support.launchers import MODES
 
@@ -174,22 +174,13 @@ def test_script_that_the_caller_ends_does_not_leave_its_memory(
     assert (core.read_bytes() != b'of the owner') == launchers('bash').naive
 
 
-DUMPED = """
-import os, sys
-pid = os.fork()
-if not pid:
-    os.execv(sys.argv[1], sys.argv[1:])
-print(os.WCOREDUMP(os.waitpid(pid, 0)[1]))
-"""
-
-
 @needs('cap_sys_admin')
 @pytest.mark.parametrize('mark', ['=', 'cap_dac_override=i', 'cap_kill=i'])
 def test_script_that_the_caller_ends_does_not_hand_its_memory_to_a_program(
     launchers, script, accounts, core_handler, mark
 ):
     path = script('while :; do :; done', mark)
-    wait = [PYTHON, '-c', DUMPED, launchers('bash').path, path]
+    wait = [PYTHON, '-c', program('dumped'), launchers('bash').path, path]
     done = run(*wait, account=accounts.attacker, preexec_fn=dump_everything)
     assert done.stdout == f'{launchers("bash").naive}\n'
 
@@ -202,78 +193,31 @@ def test_caller_does_not_choose_what_a_core_would_have(launchers, script, accoun
     assert int(done.stdout, 16) == (0x7F if launchers('bash').naive else 0x33)
 
 
-KEYS = """
-import ctypes, os, platform, sys
-libc = ctypes.CDLL(None, use_errno=True)
-add_key, keyctl = {'x86_64': (248, 250), 'aarch64': (217, 219)}[platform.machine()]
-join, search, session = 1, 10, -3
-"""
-JOIN = """
-if libc.syscall(keyctl, join, None) < 0:
-    sys.exit(os.strerror(ctypes.get_errno()))
-"""
-PLANT_KEY = """
-libc.syscall(add_key, b'user', b'token', b'planted', 7, session)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-FIND_KEY = """
-if libc.syscall(keyctl, search, session, b'user', b'token', 0) > 0:
-    open(sys.argv[1], 'w')
-"""
+def keys(deed, *arguments):
+    """The command line by which an attacker does something with keys."""
+    return [PYTHON, '-c', program('keys'), deed, *arguments]
 
 
 def test_keys_of_the_caller_are_not_found(launchers, script, accounts, loot):
-    path = script(KEYS + FIND_KEY, 'cap_kill=i')
-    plant = [PYTHON, '-c', KEYS + JOIN + PLANT_KEY, launchers('python').path]
-    done = run(*plant, path, loot, account=accounts.attacker)
+    path, launcher = script(program('keys'), 'cap_kill=i'), launchers('python')
+    done = run(*keys('plant', launcher.path, path, 'find', loot), account=accounts.attacker)
     assert done.returncode == 0, done.stderr
-    assert loot.exists() == launchers('python').naive
-
-
-SEND_KEYRING = """
-libc.syscall(add_key, b'user', b'token', b'planted', 7, session)
-parent = os.getpid()
-if not os.fork():
-    while os.getppid() == parent:
-        libc.syscall(keyctl, 18)  # KEYCTL_SESSION_TO_PARENT
-    os._exit(0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
+    assert loot.exists() == launcher.naive
 
 
 def test_keyring_that_is_sent_during_the_launch_is_not_taken(launchers, script, accounts, loot):
-    path = script(KEYS + FIND_KEY, 'cap_kill=i')
-    send = [PYTHON, '-c', KEYS + JOIN + SEND_KEYRING, launchers('python').path]
-    for _ in range(1 if launchers('python').naive else 20 * SOAK):
-        done = run(*send, path, loot, account=accounts.attacker)
+    path, launcher = script(program('keys'), 'cap_kill=i'), launchers('python')
+    for _ in range(1 if launcher.naive else 20 * SOAK):
+        done = run(*keys('send', launcher.path, path, 'find', loot), account=accounts.attacker)
         assert done.returncode == 0, done.stderr
-    assert loot.exists() == launchers('python').naive
-
-
-AIM = """
-libc.syscall(keyctl, 14, 4)  # KEYCTL_SET_REQKEY_KEYRING
-os.execv(sys.argv[1], sys.argv[1:])
-"""
+    assert loot.exists() == launcher.naive
 
 
 def test_keys_go_where_they_go_by_default(launchers, script, accounts, loot):
-    path = script(f"{KEYS}\nif libc.syscall(keyctl, 14, -1):\n    open(sys.argv[1], 'w')", '=')
-    aim = [PYTHON, '-c', KEYS + AIM, launchers('python').path, path, loot]
-    assert run(*aim, account=accounts.attacker).returncode == 0
-    assert loot.exists() == launchers('python').naive
-
-
-EXHAUST = """
-import subprocess
-pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
-held = [subprocess.Popen([sys.argv[1], sys.argv[2]], **pipes) for _ in range(20)]
-for process in held:
-    process.stdout.readline()
-libc.syscall(add_key, b'user', b'token', b'planted', 7, session)
-subprocess.run([sys.argv[1], *sys.argv[3:]])
-for process in held:
-    process.communicate(b'')
-"""
+    path, launcher = script(program('keys'), '='), launchers('python')
+    done = run(*keys('aim', launcher.path, path, 'find_aim', loot), account=accounts.attacker)
+    assert done.returncode == 0
+    assert loot.exists() == launcher.naive
 
 
 @needs('cap_sys_admin')
@@ -282,19 +226,9 @@ def test_keys_of_the_caller_are_not_found_when_the_owner_can_have_no_more(
 ):
     launcher = launchers('python')
     waiting = script('print("ready", flush=True)\ninput()', 'cap_kill=i', name='waiting.py')
-    path = script(KEYS + FIND_KEY, 'cap_kill=i')
-    code = KEYS + JOIN + EXHAUST
-    run(
-        PYTHON,
-        '-c',
-        code,
-        launcher.path,
-        waiting,
-        path,
-        loot,
-        account=accounts.attacker,
-        check=True,
-    )
+    path = script(program('keys'), 'cap_kill=i')
+    exhaust = keys('exhaust', launcher.path, waiting, path, 'find', loot)
+    run(*exhaust, account=accounts.attacker, check=True)
     assert loot.exists() == launcher.naive
 
 

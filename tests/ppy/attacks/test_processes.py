@@ -51,26 +51,12 @@ def test_script_is_open_only_to_whom_it_gives_nothing(
     assert reached(launch_under(mode, 'bash'), script(WAIT, mark), account) == could
 
 
-LEFT_BEHIND = """
-import ctypes, os, platform, sys, time
-clone = {'x86_64': 56, 'aarch64': 220}[platform.machine()]
-parent = os.getpid()
-if not os.fork():
-    while os.getppid() == parent:
-        if not ctypes.CDLL(None).syscall(clone, 0x8000 | 17, 0, 0, 0, 0):  # CLONE_PARENT, SIGCHLD
-            os._exit(0)
-        time.sleep(0.01)
-    os._exit(0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
-
 def test_child_left_behind_makes_children_of_the_script_that_only_a_wait_for_any_sees(
     launchers, script, accounts
 ):
     code = 'import os, subprocess\nprint(os.wait()[1], subprocess.call(["false"]))'
-    leave = [PYTHON, '-c', LEFT_BEHIND, launchers('python').path, script(code, 'cap_kill=i')]
-    done = run(*leave, account=accounts.attacker)
+    leave = [PYTHON, '-c', program('left_behind'), launchers('python').path]
+    done = run(*leave, script(code, 'cap_kill=i'), account=accounts.attacker)
     assert done.stdout == '0 1\n'  # no launcher can prevent it, which SECURITY.md says
 
 

@@ -16,66 +16,47 @@ pytestmark = needs_root
 LAUNCHES = 200 * SOAK
 NAIVE_LAUNCHES = 20_000  # it loses one of the first dozens
 
-# What the attacker does until it is killed.
-EXCHANGE = """
-import ctypes
-libc, here, exchange = ctypes.CDLL(None), -100, 2
-while libc.renameat2(here, b'one', here, b'two', exchange) == 0:
-    pass
-"""
-RELINK = """
-import os
-while True:
-    for target in 'marked', 'planted':
-        os.symlink(f'../{target}/script', 'new')
-        os.rename('new', 'one')
-"""
-REPLACE = RELINK.replace('symlink', 'link')
-
-# The directory in which that happens, how it is laid out, what is launched, and whether that is now
-# and then a path to the owner's script that ppy has nothing against.
+# The directory, how it is laid out, what is launched, what the attacker does until it is killed,
+# and whether what is launched is now and then a path to a script that ppy has nothing against.
 RACES = {
     'links are exchanged': (
         *('den', 'ln -s ../marked/script one; ln -s ../planted/script two'),
-        *('{launcher} one', EXCHANGE, True),
+        *('{launcher} one', 'exchange', True),
     ),
     'links are exchanged under a shebang': (
         *('den', 'ln -s ../marked/script one; ln -s ../planted/script two'),
-        *('./one', EXCHANGE, True),
+        *('./one', 'exchange', True),
     ),
-    'a link is made anew': ('den', 'touch one', '{launcher} one', RELINK, True),
+    'a link is made anew': ('den', 'touch one', '{launcher} one', 'relink', True),
     'a link and a file are exchanged': (
         *('den', 'ln -s ../marked/script one; mv ../planted/script two'),
-        *('{launcher} one', EXCHANGE, True),
+        *('{launcher} one', 'exchange', True),
     ),
     'links to directories are exchanged': (
         *('den', 'ln -s ../marked one; ln -s ../planted two'),
-        *('{launcher} one/script', EXCHANGE, True),
+        *('{launcher} one/script', 'exchange', True),
     ),
     'a link and a directory are exchanged': (
         *('den', 'ln -s ../marked one; mv ../planted two'),
-        *('{launcher} one/script', EXCHANGE, True),
+        *('{launcher} one/script', 'exchange', True),
     ),
     'scripts are renamed': (
         *('open', 'mv ../marked/script one; mv ../planted/script two'),
-        *('{launcher} one', EXCHANGE, False),
+        *('{launcher} one', 'exchange', False),
     ),
     'directories are renamed': (
         *('open', 'mv ../marked one; mv ../planted two'),
-        *('{launcher} one/script', EXCHANGE, False),
+        *('{launcher} one/script', 'exchange', False),
     ),
-    'a hard link is made anew': ('den', 'touch one', '{launcher} one', REPLACE, False),
+    'a hard link is made anew': ('den', 'touch one', '{launcher} one', 'replace', False),
 }
-LOOP = """
-n=0
-while [ $n -lt "$0" ] && ! [ -e "$1" ]; do $2; n=$((n + 1)); done 2>&1
-"""
+LOOP = 'n=0; while [ $n -lt "$0" ] && ! [ -e "$1" ]; do $2; n=$((n + 1)); done 2>&1'
 
 
 @needs('cap_sys_admin')
-@pytest.mark.parametrize(('place', 'lay', 'command', 'loop', 'launched'), RACES.values(), ids=RACES)
+@pytest.mark.parametrize(('place', 'lay', 'command', 'deed', 'launched'), RACES.values(), ids=RACES)
 def test_race_is_lost_when(
-    launchers, script, accounts, scene, den, loot, hard_links, place, lay, command, loop, launched
+    launchers, script, accounts, scene, den, loot, hard_links, place, lay, command, deed, launched
 ):
     launcher, attacker = launchers('sh'), accounts.attacker
     for name, mode in {'open': 0o777, 'marked': 0o755, 'planted': 0o755}.items():
@@ -93,7 +74,7 @@ def test_race_is_lost_when(
     }
     tries = NAIVE_LAUNCHES if launcher.naive else LAUNCHES
     words = [str(tries), str(loot), command.format(launcher=launcher.path)]
-    with subprocess.Popen(['/usr/bin/python3', '-c', loop], **options) as attacker:
+    with subprocess.Popen([PYTHON, '-c', program('exchange'), deed], **options) as attacker:
         try:
             done = run('sh', '-c', LOOP, *words, timeout=PATIENCE * SOAK, **options)
             assert attacker.poll() is None
