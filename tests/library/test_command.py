@@ -11,8 +11,11 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from caps import IAB, CapSet, command
-from support import CHILDREN, libcap, needs, needs_root, python, run
+from caps import IAB, CapSet, command, set_no_new_privs
+from support import libcap, needs, needs_root, run
+from support.child import in_a_child
+from support.children.by_hand import IDS, NOBODY, act, compare
+from support.children.inside import refusal
 
 CAT = 'cat', '/proc/self/status'
 
@@ -188,148 +191,151 @@ def test_a_typo_is_refused_with_the_nearest_name():
             command(CAT, **{asked: ['cap_kil']})
 
 
-# A fresh interpreter, which finds itself without what it has not imported before.
-SCENE = 'from by_hand import IDS, NOBODY, command, compare, scene\n'
-
 SCENES = {
-    'root': '',
-    'root without permitted': "permitted='cap_kill'",
-    'root bounded': "bounding='cap_kill,cap_setpcap,' + IDS",
-    'root without cap_setpcap': "bounding='cap_kill,' + IDS",
-    'root with inheritable': "inheritable='cap_chown', bounding='cap_kill,cap_setpcap,' + IDS",
-    'root that is nobody special': "bits=['noroot'], ambient='cap_kill,cap_setpcap,' + IDS",
-    'root without ambient': "bits=['no_cap_ambient_raise']",
-    'root that keeps nothing': "bits=['keep_caps_locked']",
-    'a user': "uid=NOBODY, permitted=''",
-    'a user with permitted alone': "uid=NOBODY, permitted='cap_kill,cap_setpcap,' + IDS",
-    'a user with ambient': "uid=NOBODY, permitted='cap_kill', ambient='cap_kill'",
-    'a user with cap_setpcap': (
-        "uid=NOBODY, permitted='cap_kill,cap_setpcap', ambient='cap_kill,cap_setpcap'"
-    ),
-    'a user with cap_setgid': (
-        "uid=NOBODY, permitted='cap_kill,cap_setgid', ambient='cap_kill,cap_setgid'"
-    ),
-    'a user with ids': "uid=NOBODY, permitted='cap_kill,' + IDS, ambient='cap_kill,' + IDS",
-    'a user with all of these': (
-        "uid=NOBODY, permitted='cap_kill,cap_setpcap,' + IDS, ambient='cap_kill,cap_setpcap,' + IDS"
-    ),
-    'a user with inheritable out of bounds': (
-        "uid=NOBODY, permitted='cap_kill,cap_setpcap', ambient='cap_kill', inheritable='cap_chown',"
-        "bounding='cap_kill'"
-    ),
-}
+    'root': {},
+    'root without permitted': {'permitted': 'cap_kill'},
+    'root bounded': {'bounding': 'cap_kill,cap_setpcap,' + IDS},
+    'root without cap_setpcap': {'bounding': 'cap_kill,' + IDS},
+    'root with inheritable': {
+        'inheritable': 'cap_chown', 'bounding': 'cap_kill,cap_setpcap,' + IDS,
+    },
+    'root that is nobody special': {
+        'bits': ['noroot'], 'ambient': 'cap_kill,cap_setpcap,' + IDS,
+    },
+    'root without ambient': {'bits': ['no_cap_ambient_raise']},
+    'root that keeps nothing': {'bits': ['keep_caps_locked']},
+    'a user': {'uid': NOBODY, 'permitted': ''},
+    'a user with permitted alone': {'uid': NOBODY, 'permitted': 'cap_kill,cap_setpcap,' + IDS},
+    'a user with ambient': {'uid': NOBODY, 'permitted': 'cap_kill', 'ambient': 'cap_kill'},
+    'a user with cap_setpcap': {
+        'uid': NOBODY, 'permitted': 'cap_kill,cap_setpcap', 'ambient': 'cap_kill,cap_setpcap',
+    },
+    'a user with cap_setgid': {
+        'uid': NOBODY, 'permitted': 'cap_kill,cap_setgid', 'ambient': 'cap_kill,cap_setgid',
+    },
+    'a user with ids': {
+        'uid': NOBODY, 'permitted': 'cap_kill,' + IDS, 'ambient': 'cap_kill,' + IDS,
+    },
+    'a user with all of these': {
+        'uid': NOBODY, 'permitted': 'cap_kill,cap_setpcap,' + IDS,
+        'ambient': 'cap_kill,cap_setpcap,' + IDS,
+    },
+    'a user with inheritable out of bounds': {
+        'uid': NOBODY, 'permitted': 'cap_kill,cap_setpcap', 'ambient': 'cap_kill',
+        'inheritable': 'cap_chown', 'bounding': 'cap_kill',
+    },
+}  # fmt: skip
 
 
 @needs_root
 @needs('cap_setpcap', 'cap_kill')
 @pytest.mark.parametrize('scene', SCENES.values(), ids=SCENES)
+@in_a_child
 def test_it_is_refused_exactly_where_setpriv_by_hand_fails(scene):
-    assert int(python(f'{SCENE}scene({scene}); compare()', cwd=CHILDREN))
+    act(**scene)
+    assert compare()
 
 
 @needs_root
 @needs('cap_setpcap', 'cap_kill')
+@in_a_child
 def test_under_no_new_privs_root_is_given_only_what_it_has():
-    code = "import caps; scene('cap_kill,' + IDS); caps.set_no_new_privs(); compare()"
-    assert int(python(SCENE + code, cwd=CHILDREN)) == 2
+    act('cap_kill,' + IDS)
+    set_no_new_privs()
+    assert compare() == 2
 
 
 @needs('cap_kill')
 @pytest.mark.parametrize(
-    ('first', 'asked', 'reason'),
+    ('scene', 'asked', 'reason'),
     [
         (
-            "uid=NOBODY, permitted='cap_kill', ambient='cap_kill'", {'ambient': 'cap_chown'},
+            {'uid': NOBODY, 'permitted': 'cap_kill', 'ambient': 'cap_kill'},
+            {'ambient': 'cap_chown'},
             'cap_chown cannot be added to ambient: execve(2) does not give it to a program',
         ),
         (
-            "bounding='cap_kill,cap_setpcap'", {'bounding': 'cap_chown'},
+            {'bounding': 'cap_kill,cap_setpcap'}, {'bounding': 'cap_chown'},
             'cap_chown cannot be added to bounding: bounding can only be reduced',
         ),
         (
-            "bounding='cap_kill,cap_setpcap'", {'inheritable': 'cap_chown'},
+            {'bounding': 'cap_kill,cap_setpcap'}, {'inheritable': 'cap_chown'},
             'cap_chown cannot be added to inheritable: it must be in the bounding set and',
         ),
         (
-            "uid=NOBODY, permitted=''", {'user': 5, 'group': 5},
+            {'uid': NOBODY, 'permitted': ''}, {'user': 5, 'group': 5},
             'cap_setgid,cap_setuid is needed, and execve(2) does not give it to programs',
         ),
         (
-            "bounding='cap_kill'", {'bounding': ''},
+            {'bounding': 'cap_kill'}, {'bounding': ''},
             'cap_setpcap is needed, and execve(2) does not give it to programs of this process',
         ),
         (
-            "bits=['no_cap_ambient_raise']", {'ambient': 'cap_kill'},
+            {'bits': ['no_cap_ambient_raise']}, {'ambient': 'cap_kill'},
             'cap_kill cannot be ambient: the secure bit no_cap_ambient_raise is set',
         ),
         (
-            "bits=['keep_caps_locked']", {},
+            {'bits': ['keep_caps_locked']}, {},
             'setpriv(1) sets the secure bit keep_caps, which is locked',
         ),
     ],
 )  # fmt: skip
 @needs_root
 @needs('cap_setpcap')
-def test_a_refusal_names_capability_and_rule(first, asked, reason):
-    code = f"""{SCENE}
-scene({first})
-try:
-    command(['true'], **{asked!r})
-except PermissionError as error:
-    print(error.errno, error.strerror)
-"""
-    number, _, printed = python(code, cwd=CHILDREN).partition(' ')
-    assert int(number) == errno.EPERM
-    assert printed.startswith(reason)
+@in_a_child
+def test_a_refusal_names_capability_and_rule(scene, asked, reason):
+    act(**scene)
+    error = refusal(command, ['true'], **asked)
+    assert error.errno == errno.EPERM
+    assert error.strerror.startswith(reason)
 
 
 # Other setprivs.
 
 
-def setpriv_of(directory, content):
-    """Put a setpriv first in PATH."""
+def put_setpriv(directory, content):
     (directory / 'setpriv').write_bytes(content)
     (directory / 'setpriv').chmod(0o755)
-    return {'env': os.environ | {'PATH': f'{directory}:{os.environ["PATH"]}'}}
 
 
-ASK = """
-import os, subprocess
-from caps import command
-try:
+def find_first(directory):
+    os.environ['PATH'] = f'{directory}:{os.environ["PATH"]}'
+
+
+def ask():
     kill = ['cap_kill']
-    words = command(['cat', '/proc/self/status'], ambient=kill, inheritable=[], bounding=kill)
-    print(words)
-    print(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-except OSError as error:
-    print(error)
-"""
+    return command(['cat', '/proc/self/status'], ambient=kill, inheritable=[], bounding=kill)
 
 
 @needs('cap_setpcap', 'cap_kill')
+@in_a_child
 def test_the_setpriv_of_busybox_is_refused(tmp_path):
-    options = setpriv_of(tmp_path, b'#!/bin/sh\n: BusyBox v1.35.0 (Debian 1:1.35.0-4)\n')
-    printed = python(ASK, **options)
-    assert "setpriv(1) is BusyBox's and cannot do this" in printed
-    assert f"'{tmp_path}/setpriv'" in printed
+    put_setpriv(tmp_path, b'#!/bin/sh\n: BusyBox v1.35.0 (Debian 1:1.35.0-4)\n')
+    find_first(tmp_path)
+    reason = str(refusal(ask))
+    assert "setpriv(1) is BusyBox's and cannot do this" in reason
+    assert f"'{tmp_path}/setpriv'" in reason
 
 
 @needs('cap_setpcap', 'cap_kill')
+@in_a_child
 def test_without_a_setpriv_it_says_which_one_is_needed(tmp_path):
-    printed = python(ASK, env=os.environ | {'PATH': str(tmp_path)})
-    assert 'setpriv(1) of util-linux is needed, and not on PATH' in printed
+    os.environ['PATH'] = str(tmp_path)
+    assert 'setpriv(1) of util-linux is needed, and not on PATH' in str(refusal(ask))
 
 
 @needs('cap_setpcap', 'cap_kill')
 @pytest.mark.parametrize(('version', 'has_all'), [(b'2.36.2', False), (b'2.37.1', True)])
+@in_a_child
 def test_a_setpriv_that_refuses_all_on_a_newer_kernel_is_told_each(tmp_path, version, has_all):
     content = Path(shutil.which('setpriv')).read_bytes()
     start = content.index(b'util-linux 2.') + len(b'util-linux ')
     end = content.index(b'\0', start)
     content = content[:start] + version.ljust(end - start, b'\0')[: end - start] + content[end:]
-    printed = python(ASK, **setpriv_of(tmp_path, content))
-    words, _, status = printed.partition('\n')
-    assert ('-all' in words) == has_all
-    sets = fields(status)
+    put_setpriv(tmp_path, content)
+    find_first(tmp_path)
+    words = ask()
+    assert ('-all' in str(words)) == has_all
+    sets = fields(run(*words, check=True).stdout)
     assert sets['CapInh'] == sets['CapAmb'] == bit('cap_kill')
     assert sets['CapBnd'] == bit('cap_kill')

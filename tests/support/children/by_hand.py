@@ -12,7 +12,7 @@ IDS = 'cap_setuid,cap_setgid'
 NOBODY = 65534
 
 
-def scene(
+def act(
     permitted: str | None = None,
     ambient: str = '',
     inheritable: str = '',
@@ -102,10 +102,10 @@ def fails(now: IAB, options: dict[str, Any]) -> bool:
     return any(int(found[name], 16) != members.mask for name, members in wanted.items())
 
 
-def compare() -> None:
-    """Print in how many kinds of ways both agree; they must in all."""
+def compare() -> int:
+    """In how many kinds of ways both agree; they must in all."""
     now = IAB.from_process()
     found = {(refused(options), fails(now, options)): options for options in asked()}
     wrong = {pair: options for pair, options in found.items() if pair[0] != pair[1]}
     assert not wrong, wrong
-    print(len(found))
+    return len(found)
