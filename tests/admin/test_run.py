@@ -15,17 +15,6 @@ from support import PATIENCE, needs, needs_root, python, run
 pytestmark = needs_root
 
 SLEEP = '/bin/sleep'
-# What a program tries with the terminal of whoever started it; it prints what it could do.
-ON_TERMINAL = """
-import fcntl, os, signal, termios
-terminal = os.open('/dev/tty', os.O_RDWR)
-print('opened')
-os.setpgid(0, 0)
-signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-os.tcsetpgrp(terminal, os.getpgrp())
-print('took the foreground')
-fcntl.ioctl(terminal, termios.TIOCSTI, b'#')
-"""
 STARTERS = {
     'naive': 'import subprocess\n'
     'done = subprocess.run({argv}, user={uid}, group={gid}, extra_groups=[], capture_output=True)\n'
@@ -65,7 +54,7 @@ def sleepers(seconds):
 
 @pytest.mark.parametrize('starter', STARTERS)
 def test_terminal_of_root_is_out_of_reach(starter, account):
-    argv = ['/usr/bin/python3', '-c', ON_TERMINAL]
+    argv = ['/usr/bin/python3', '-c', program('on_terminal')]
     code = STARTERS[starter].format(argv=argv, uid=account.uid, gid=account.gid)
     said = on_terminal(f'import signal\nsignal.signal(signal.SIGTTOU, 1)\n{code}\nprint(said)')
     falls = starter == 'naive'

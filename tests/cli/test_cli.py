@@ -18,7 +18,7 @@ from caps.cli import main, parser
 from caps.cli.output import escaped, in_one_line
 from caps.system.launcher import NAME, PREFIX
 from caps.system.tasks import in_words
-from support import needs, needs_root, run
+from support import CHILDREN, needs, needs_root, run
 from support.documents import PARSERS, matches
 
 COMMANDS = [place for place in PARSERS if place]
@@ -447,19 +447,9 @@ def test_show_with_leaves_out_who_has_nothing(limited, capsys):
     assert all(one['permitted'] or one['inheritable'] or one['ambient'] for one in some)
 
 
-SERVER = """
-import socket, sys
-tcp = socket.create_server(('127.0.0.1', 0))
-udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-udp.bind(('::', 0))
-print(tcp.getsockname()[1], udp.getsockname()[1], flush=True)
-sys.stdin.read()
-"""
-
-
 def test_show_listening_names_sockets_and_who_holds_them(capsys):
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, '-c', SERVER], stdin=pipe, stdout=pipe) as server:
+    command, pipe = [sys.executable, CHILDREN / 'listens.py'], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as server:
         tcp, udp = map(int, server.stdout.readline().split())
         document = from_json(capsys, 'show', '--listening')
         assert main(['show', '--listening']) == 0

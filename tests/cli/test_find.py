@@ -15,7 +15,8 @@ import pytest
 from caps import Caps, _caps
 from caps.cli import main
 from caps.system.find import find
-from support import needs, needs_root, require, run
+from support import CHILDREN, needs, needs_root, require, run
+from support.child import in_a_child
 
 pytestmark = needs('cap_setfcap')
 TEXTS = 'cap_net_raw=ep', 'cap_kill,cap_chown=p', 'cap_dac_read_search=i', '=', '=ip'
@@ -48,26 +49,11 @@ def grown(top, seed=0, files=300):
 
 
 CALLS = {'listxattrat': 465, 'statx': 332 if os.uname().machine == 'x86_64' else 291}
-# A seccomp(2) filter that knows a system call no more than an older kernel does.
-WITHOUT = """
-import ctypes, errno, struct
-LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
-program = b''.join(struct.pack('=HBBI', *one) for one in [
-    (LOAD, 0, 0, 0), (JUMP_IF_EQUAL, 0, 1, {number}), (RETURN, 0, 0, 0x50000 | errno.{answer}),
-    (RETURN, 0, 0, 0x7FFF0000),
-])
-buffer = ctypes.create_string_buffer(program)
-filter = struct.pack('@HP', len(program) // 8, ctypes.addressof(buffer))
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()
-assert libc.syscall({number}, -1, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.{answer}
-"""
 
 
-def without(call, answer):
-    """Code that takes a system call away from its process."""
-    return WITHOUT.format(number=CALLS[call], answer=answer)
+def find_without(call, answer):
+    """The command line that searches without a system call."""
+    return [sys.executable, CHILDREN / 'older_kernel.py', CALLS[call], answer, 'find']
 
 
 def lines(*command):
@@ -194,9 +180,9 @@ def test_subvolumes_of_btrfs_are_searched(tmp_path):
         (top / 'nested/file').touch()
         Caps('cap_kill=p').apply(top / 'nested/file')
         assert (top / 'nested').stat().st_dev != top.stat().st_dev
-        for code in 'pass', without('statx', 'ENOSYS'), without('statx', 'EPERM'):
-            code += '\nfrom caps.cli import main; import sys; sys.exit(main(["find", sys.argv[1]]))'
-            assert lines(sys.executable, '-c', code, top) == lines('getcap', '-nr', top)
+        plain = [sys.executable, '-m', 'caps', 'find']
+        for search in plain, find_without('statx', 'ENOSYS'), find_without('statx', 'EPERM'):
+            assert lines(*search, top) == lines('getcap', '-nr', top)
         (top / 'nested/other').mkdir()
         run('mount', '-t', 'tmpfs', 'none', top / 'nested/other', check=True)
         (top / 'nested/other/file').touch()
@@ -259,14 +245,14 @@ def test_all_of_proc_is_searched_without_a_hang():
 
 
 def test_path_that_is_too_long_is_a_problem(tmp_path):
-    code = """if 1:
-        import os, sys
-        os.chdir(sys.argv[1])
+    @in_a_child
+    def make_directories():
+        os.chdir(tmp_path)
         for _ in range(30):
             os.mkdir('d' * 200)
             os.chdir('d' * 200)
-    """
-    run(sys.executable, '-c', code, tmp_path, check=True)
+
+    make_directories()
     try:
         [problem] = find(tmp_path).problems
         assert problem.strerror == 'File name too long'
@@ -359,33 +345,15 @@ def test_progress_is_shown_after_a_second_and_taken_away():
 @pytest.mark.parametrize('answer', ['ENOSYS', 'EPERM'])
 def test_finds_the_same_on_an_older_kernel(tmp_path, answer):
     grown(tmp_path)
-    code = without('listxattrat', answer)
-    code += '\nfrom caps.cli import main; import sys; sys.exit(main(["find", sys.argv[1]]))'
-    assert lines(sys.executable, '-c', code, tmp_path) == lines('getcap', '-nr', tmp_path)
-
-
-INTERRUPTED = """
-import os, signal, sys
-from caps.cli import main
-from caps.system import find as room
-find = room.find
-
-def and_then_control_c(directory, *, watch, **options):
-    findings = find(directory, watch=watch, **options)
-    watch(findings)
-    os.kill(os.getpid(), signal.SIGINT)
-    return findings
-
-room.find = and_then_control_c
-sys.exit(main(sys.argv[1:]))
-"""
+    search = find_without('listxattrat', answer)
+    assert lines(*search, tmp_path) == lines('getcap', '-nr', tmp_path)
 
 
 @pytest.mark.parametrize('options', [[], ['--json']], ids=['lines', 'json'])
 def test_what_was_found_before_control_c_is_kept(tmp_path, options):
     (tmp_path / 'file').touch()
     Caps('cap_kill=p').apply(tmp_path / 'file')
-    done = run(sys.executable, '-c', INTERRUPTED, 'find', *options, tmp_path, '/absent')
+    done = run(sys.executable, CHILDREN / 'interrupted.py', 'find', *options, tmp_path, '/absent')
     assert done.returncode == 130
     reason = 'interrupted: not every directory has been searched'
     assert done.stderr == f'caps: {reason}\n'

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from caps.admin.ppy import install
-from support import ROOT, needs, needs_root, require, run
+from support import CHILDREN, ROOT, needs, needs_root, program, require, run
 from support.launchers import MODES, Ppy
 
 pytestmark = [needs_root, needs('cap_net_admin', 'cap_setpcap', 'cap_sys_admin')]
@@ -44,24 +44,15 @@ def installed(world, equipped):
 
 # ---- Where things run ----
 
-# Its own loopback, on which neither a port nor a ping is anybody's.
-LOOPBACK = """
-import fcntl, os, socket, struct, sys
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1
-fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack('16sh', b'lo', IFF_UP))
-for name, value in ('ip_unprivileged_port_start', '1024'), ('ping_group_range', '1 0'):
-    with open(f'/proc/sys/net/ipv4/{name}', 'w') as file:
-        file.write(value)
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
-
 
 def as_account(account):
     return ['setpriv', '--reuid', account.uid, '--regid', account.gid, '--clear-groups']
 
 
 def own_network(account):
-    return ['unshare', '--net', sys.executable, '-c', LOOPBACK, *as_account(account)]
+    """A loopback of its own, on which neither a port nor a ping is anybody's."""
+    loopback = [sys.executable, CHILDREN / 'loopback.py']
+    return ['unshare', '--net', *loopback, *as_account(account)]
 
 
 def container(account, bounding):
@@ -82,13 +73,6 @@ def bubblewrap(*options):
 ACTIVATE = 'from caps import Caps; Caps.from_process().activate().apply()\n'
 LIST = "\nimport os; os.listdir('/root'); print('done')"
 PING = 'import aioping, asyncio; asyncio.run(aioping.ping("127.0.0.1", 10)); print("done")'
-BIND = """
-import socket
-server = socket.create_server(('127.0.0.1', 80))
-client = socket.create_connection(('127.0.0.1', 80))
-client.sendall(b'done')
-print(server.accept()[0].recv(4).decode())
-"""
 USES = {
     'caps lists a directory': ('cap_dac_read_search', ACTIVATE, LIST),
     'libcap-ng lists a directory': (
@@ -112,7 +96,7 @@ capng.capng_apply(capng.CAPNG_SELECT_CAPS)
         LIST,
     ),
     'aioping pings': ('cap_net_raw', ACTIVATE, PING),
-    'a server binds port 80': ('cap_net_bind_service', ACTIVATE, BIND),
+    'a server binds port 80': ('cap_net_bind_service', ACTIVATE, program('bind')),
 }
 
 
