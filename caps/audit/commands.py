@@ -11,6 +11,9 @@ from shutil import which
 from caps import CapSet
 from caps.audit.setup import Account, become, give_mark, own_mounts
 from caps.audit.types import AuditError
+from caps.threads import prctl, run_calls
+
+PR_SET_DUMPABLE = 4
 
 
 class Program:
@@ -35,12 +38,11 @@ class Program:
     def become(self, caps: CapSet) -> None:
         if self._has_mounts:
             own_mounts(nosuid=False)  # nosuid from the keeper on; this ends with the run
+        close_on_exec()
         become(self.account, caps)
 
     def begin(self, has_begun: Callable[[], None]) -> None:
-        for fd in map(int, os.listdir('/proc/self/fd')):
-            with suppress(OSError):  # the one that listed them
-                os.set_inheritable(fd, fd <= 2)
+        # Until now nobody but root can look into this process, which has what the audit has.
         try:
             os.execvpe(self.argv[0], [*self.argv], self._environment)
         except OSError as error:
@@ -59,6 +61,7 @@ class Today(Program):
         """Nothing is changed."""
 
     def become(self, caps: CapSet) -> None:
+        close_on_exec()
         if self._is_other:
             self.account.use()
 
@@ -80,6 +83,7 @@ class Script(Program):
     def become(self, caps: CapSet) -> None:
         own_mounts(nosuid=False)
         give_mark(self.script, caps)
+        close_on_exec()
         self.account.use()
 
 
@@ -97,6 +101,8 @@ class Function:
 
     def become(self, caps: CapSet) -> None:
         become(self._account, caps)
+        # Else /proc/self would be root's; so the account can look into the child.
+        run_calls([prctl('being dumpable', PR_SET_DUMPABLE, 1)], False)
 
     def begin(self, has_begun: Callable[[], None]) -> None:
         has_begun()
@@ -115,3 +121,10 @@ class Function:
             with suppress(Exception):
                 sys.stderr.flush()
             os._exit(status)
+
+
+def close_on_exec() -> None:
+    """Have a program find no descriptor but the first three."""
+    for fd in map(int, os.listdir('/proc/self/fd')):
+        with suppress(OSError):  # the one that listed them
+            os.set_inheritable(fd, fd <= 2)

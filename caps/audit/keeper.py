@@ -23,6 +23,7 @@ from caps.threads import prctl, run_calls
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SAID = 1 << 12  # bytes that are kept of what a command prints
+BEGINNING = 60.0  # seconds, until a process is the command
 MESSAGE = 1 << 16  # bytes
 
 
@@ -176,16 +177,27 @@ class _Keeping:
         for fd in report, go, output:
             os.close(fd)
         self._fds['pidfd'] = os.pidfd_open(self._child)
-        if (message := os.read(self._fds['report'], MESSAGE)) != b'.':
+        if (message := self._report()) != b'.':
             self.stop()
             raise AuditError(message[1:].decode() or 'the command was killed before it began')
         return self._child
 
     def go(self) -> None:
         os.write(self._fds['go'], b'.')
-        if message := os.read(self._fds['report'], MESSAGE):
+        if message := self._report():
             self.stop()
             raise AuditError(message[1:].decode())
+
+    def _report(self) -> bytes:
+        """What the child says of its start, which its account can stop at any time."""
+        poll = select.poll()
+        for fd in self._fds['report'], self._audit.fileno():  # the audit asks nothing meanwhile
+            poll.register(fd, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(BEGINNING * 1000)}
+        if self._fds['report'] in ready:
+            return os.read(self._fds['report'], MESSAGE)
+        self.stop()
+        raise AuditError(f'the command has not begun after {BEGINNING:g} seconds')
 
     def stop(self) -> tuple[bool, str]:
         others = self._has_others()

@@ -18,7 +18,6 @@ from caps.threads import NO_NEW_PRIVS, capset, drop_bounding, prctl, run_calls
 
 CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x1000, 0x4000, 1 << 18, 2
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_NOSUID = 442, -100, 0x8000, 2
-PR_SET_DUMPABLE = 4
 PLACE = b'/dev'  # a directory that is always there, and that nobody but root can move
 SIZE = 1 << 26  # bytes that a script may have
 
@@ -113,9 +112,7 @@ def become(account: Account, caps: CapSet) -> None:
         bit = CapSet(name).mask.bit_length() - 1
         raising = _caps.PR_CAP_AMBIENT, _caps.PR_CAP_AMBIENT_RAISE, bit
         steps.append(prctl(f'making {name} ambient', *raising))
-    # Without it /proc/self is root's, until a program is executed.
-    dumpable = prctl('being dumpable', PR_SET_DUMPABLE, 1)
-    run_calls([*steps, NO_NEW_PRIVS, dumpable], False)
+    run_calls([*steps, NO_NEW_PRIVS], False)
 
 
 def give_mark(script: str, caps: CapSet) -> None:

@@ -4,13 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from caps import Caps, CapSet
 from caps.audit import Account, AuditError, Options, audit
+from caps.audit import keeper as module
 from caps.audit.auditing import needs
+from caps.audit.commands import Program, Today
+from caps.audit.keeper import Keeper
 from caps.audit.setup import can_give
 from support import needs_root, run
 from support.children.inside import wait_for
@@ -294,3 +298,40 @@ def test_function_changes_nothing_in_this_process():
     needs(lambda: value.append(os.chdir('/')))
     assert (os.getresuid(), os.getgroups(), str(Caps.from_process()), os.getcwd()) == before
     assert value == []
+
+
+COMMANDS = {'program': Program, 'once': Today}
+
+
+@pytest.mark.parametrize('command', COMMANDS.values(), ids=COMMANDS)
+def test_account_cannot_reach_a_process_before_it_is_the_command(account, accounts, command):
+    """Until then it has the memory of the audit, and descriptors of root's."""
+    with Keeper(command(['true'], account)) as keeper:
+        process = keeper.start(CapSet())
+        for words in ('ls', f'/proc/{process}/fd'), ('cat', f'/proc/{process}/environ'):
+            done = run(*words, account=accounts.owner)
+            assert (done.stdout, 'Permission denied' in done.stderr) == ('', True), done
+
+
+def test_account_that_stops_a_process_does_not_keep_the_audit_waiting(account, monkeypatch):
+    monkeypatch.setattr(module, 'BEGINNING', 0.2, raising=False)
+    with Keeper(Program(['true'], account)) as keeper:
+        process = keeper.start(CapSet())
+        os.kill(process, signal.SIGSTOP)
+        with pytest.raises(AuditError, match='has not begun'):
+            keeper.go()
+        assert not os.path.exists(f'/proc/{process}')
+
+
+def test_process_that_the_account_stops_ends_with_the_audit(account):
+    keeper = Keeper(Program(['true'], account))
+    process = keeper.start(CapSet())
+    os.kill(process, signal.SIGSTOP)
+    audit = os.fork()
+    if not audit:
+        keeper.go()
+    time.sleep(0.2)
+    os.kill(audit, signal.SIGKILL)
+    os.waitpid(audit, 0)
+    keeper.close()
+    assert not os.path.exists(f'/proc/{process}')
