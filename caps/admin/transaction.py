@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -48,6 +49,7 @@ def lock(path: str, directory: int | None = None, wait: bool = True) -> int | No
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         try:
+            _clear(path, directory)
             fd = os.open(path, flags, 0o600, dir_fd=directory)
         except FileNotFoundError:
             return None
@@ -65,6 +67,14 @@ def unlock(fd: int, path: str, directory: int | None = None) -> None:
     """Take a lock away, which closing its descriptor gives back; also where it is gone."""
     if _is_at(fd, path, directory):
         os.unlink(path, dir_fd=directory)
+
+
+def _clear(path: str, directory: int | None) -> None:
+    """Take away what is no lock of this account: the directory's owner could keep one there."""
+    with suppress(FileNotFoundError):
+        info = os.stat(path, dir_fd=directory, follow_symlinks=False)
+        if info.st_uid != os.geteuid() or not stat.S_ISREG(info.st_mode):
+            os.unlink(path, dir_fd=directory)
 
 
 def _take(fd: int, wait: bool) -> None:

@@ -1,5 +1,6 @@
 """caps venv: one environment's python is marked, and nothing else in the world."""
 
+import fcntl
 import json
 import os
 import pwd
@@ -8,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import venv as builder
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -585,3 +586,19 @@ def test_two_commands_at_once_are_one_and_a_refusal(environment, monkeypatch):
     mark(environment, RAW)
     assert not (environment / 'bin/.caps.lock').exists()
     unmark(environment)
+
+
+@pytest.mark.parametrize('kind', ['file', 'link'])
+def test_owner_cannot_keep_the_mark_by_a_lock_of_theirs(environment, accounts, kind):
+    mark(environment, RAW)
+    path = environment / 'bin/.caps.lock'
+    if kind == 'link':
+        path.symlink_to('nowhere')
+    else:
+        path.touch()
+    os.chown(path, accounts.owner.uid, accounts.owner.gid, follow_symlinks=False)
+    with nullcontext() if kind == 'link' else path.open() as file:
+        if file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        unmark(environment)
+    assert not os.path.lexists(path)
