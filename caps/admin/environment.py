@@ -7,6 +7,7 @@ looked at and changed from there, without following a link.
 import errno
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -42,6 +43,11 @@ class Environment:
     group: str | None = None
     closed: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def way_in(self) -> str:
+        """The command that works where the marked python cannot start."""
+        return shlex.join([self.unmarked or self.python, '-m', 'caps'])
 
     @property
     def who(self) -> str:

@@ -172,7 +172,7 @@ def _damage(place: Bin, name: str, environment: Environment) -> Iterator[str]:
                 yield f'{environment.unmarked} has changed since it was copied: {fix}'
         _prove(place, name, gid, number, environment.caps)
     except VenvError as error:
-        way = f'; until then: {environment.unmarked} -m caps' if environment.unmarked else ''
+        way = f'; until then: {environment.way_in}' if environment.unmarked else ''
         yield f'{error}{way}'
 
 

@@ -106,7 +106,7 @@ def _report(environment: Environment, out: Output) -> None:
     out.line(f'  runs code of {environment.owner}, {writers}')
     if environment.unmarked:
         out.line(f'  unmarked:    {environment.unmarked}')
-        out.line(f'  where it cannot start: {environment.unmarked} -m caps')
+        out.line(f'  where it cannot start: {environment.way_in}')
     for problem in environment.problems:
         out.problem(problem)
 

@@ -269,10 +269,10 @@ def _on_end(
                 'only from outside (user_namespaces(7))'
             )
         elif environment := _environment_of(executable):
-            command = f'caps venv mark {environment} CAPABILITIES'
+            command = f'caps venv mark {shlex.quote(environment)} CAPABILITIES'
             way = f"this is the environment's own copy of its python: mark it with {command}"
         elif executable.venv:
-            command = f'caps venv mark {executable.venv} CAPABILITIES'
+            command = f'caps venv mark {shlex.quote(executable.venv)} CAPABILITIES'
             way = f'to mark this is to mark it for everyone: {command}'
         else:
             way = (

@@ -1,6 +1,7 @@
 """The way from the root to a path: who owns each directory and who can change it."""
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,7 +29,7 @@ def strangers(directory: str, owner: int = 0) -> Iterator[str]:
         is_open = info.st_mode & 0o022 and not (is_sticky and path != directory)
         if is_open and stat.S_ISDIR(info.st_mode):
             # What is sticky, such as /tmp, is to stay open.
-            fix = 'use another directory' if is_sticky else f'chmod go-w {path}'
+            fix = 'use another directory' if is_sticky else f'chmod go-w {shlex.quote(path)}'
             yield f'users other than root can write to {path}: {fix}'
 
 

@@ -3,7 +3,10 @@
 import ctypes
 import os
 import pty
+import re
 import resource
+import shlex
+import shutil
 import socket
 import struct
 import subprocess
@@ -18,6 +21,7 @@ import pytest
 from caps import Caps
 from caps.explain import explain
 from caps.system.launcher import read_record
+from caps.system.path import strangers
 from support import needs, needs_root, run
 
 pytestmark = [needs_root, needs('cap_net_raw')]
@@ -245,3 +249,20 @@ def test_check_as_another_account_has_no_terminal(scene, accounts, probing_ppy, 
     os.close(terminal)
     os.waitpid(pid, 0)
     assert (theirs / 'said').read_text() == 'No such device or address'
+
+
+def test_advice_with_a_name_is_a_command_on_that_name_alone(den, accounts):
+    """An admin pastes what is advised, and the owner of a file names the directories above it."""
+    environment = mkdir_of(accounts.attacker, den / 'x $(id) ; y')
+    (environment / 'pyvenv.cfg').touch()
+    (environment / 'bin').mkdir()
+    (environment / 'bin/shared').symlink_to('/bin/sleep')
+    shutil.copy('/bin/sleep', environment / 'bin/own')
+    for path in (environment / 'bin').iterdir():
+        advice = explain(path, accounts.attacker.name).advice
+        (said,) = [each.text for each in advice if each.rule == 'unmarked']
+        command = re.search('caps venv mark .* CAPABILITIES', said)
+        assert shlex.split(command[0]) == ['caps', 'venv', 'mark', str(environment), 'CAPABILITIES']
+    environment.chmod(0o777)
+    *_, said = strangers(str(environment))
+    assert shlex.split(said.partition(': ')[2]) == ['chmod', 'go-w', str(environment)]
