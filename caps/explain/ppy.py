@@ -82,7 +82,7 @@ def checks_of(given: Given, process: Process, is_other: bool) -> Iterator[Check]
         yield Check(False, f'{text}{given.options[0]} for the script')
         return
     program = f'{ppy.real_path}-check'
-    if not _belongs_to_root(program):
+    if not ppy.has_path or not _belongs_to_root(program):
         yield Check(False, f'{program}: must be there, and nobody but root may change it')
         return
     account = None

@@ -266,3 +266,22 @@ def test_advice_with_a_name_is_a_command_on_that_name_alone(den, accounts):
     environment.chmod(0o777)
     *_, said = strangers(str(environment))
     assert shlex.split(said.partition(': ')[2]) == ['chmod', 'go-w', str(environment)]
+
+
+def test_name_of_a_ppy_in_another_mount_namespace_has_nothing_run(scene, probing_ppy, script):
+    """The kernel calls it like a file of root's here, beside which a check lies."""
+    ran, bin = scene / 'ran', scene / 'bin'
+    bin.mkdir()
+    (bin / 'other').write_bytes(b'')
+    (bin / 'other-check').write_text(f'#!/bin/sh\n: > {ran}\n')
+    (bin / 'other-check').chmod(0o755)
+    fake = shutil.copy(probing_ppy.ppy, scene / 'fake')
+    command = f'mount --bind {fake} {bin}/other; echo; exec cat'
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    with subprocess.Popen(['unshare', '--mount', 'sh', '-c', command], **pipes) as other:
+        other.stdout.readline()
+        path = script(f'#!/proc/{other.pid}/root{bin}/other\n', 'cap_net_raw=i')
+        said = explain(path)
+        other.stdin.close()
+    assert not ran.exists()
+    assert not said.checks[-1].holds
