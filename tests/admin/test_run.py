@@ -10,7 +10,7 @@ import time
 import pytest
 
 from caps.system.run import Account, RunError, run_as
-from support import PATIENCE, needs, needs_root, python, run
+from support import PATIENCE, needs, needs_root, program, python, run
 
 pytestmark = needs_root
 

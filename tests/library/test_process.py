@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caps import IAB, Caps, CapSet
-from support import PATIENCE, SOAK, libcap, needs, python, run
+from support import PATIENCE, SOAK, libcap, needs, run
+from support.child import in_a_child
+from support.children.inside import refusal
 
 SETS = {'effective': 'CapEff', 'permitted': 'CapPrm', 'inheritable': 'CapInh'}
 SOME = 'cap_chown', 'cap_kill', 'cap_net_raw'

@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from support import PATIENCE, SOAK, needs, needs_root, run
+from support import PATIENCE, SOAK, needs, needs_root, program, run
+from support.attacks import PYTHON
 
 pytestmark = needs_root
 
