@@ -21,15 +21,10 @@ from caps.cli import main
 from caps.system.path import NOBODY
 from caps.system.run import Account, run_as
 from support import CHILDREN, PATIENCE, SOAK, needs, needs_root, run
+from support.launchers import REPORT
 
 pytestmark = needs_root
 PYTHON = os.path.realpath('/usr/bin/python3')
-CODE = """
-import json, ssl, sys
-status = dict(line.split(':\\t') for line in open('/proc/self/status') if ':\\t' in line)
-json.dump([sys.prefix, sys.executable, int(status['CapEff'], 16), int(status['CapPrm'], 16)],
-          sys.stdout)
-"""
 RAW = Caps('cap_net_raw=ep')
 
 
@@ -45,9 +40,10 @@ def state(directory):
 
 def as_account(python, account):
     """Its prefix, its own name, its effective and permitted sets, as somebody runs it."""
-    done = run(python, '-c', CODE, account=account, cwd='/')
+    done = run(python, '-c', f'import ssl\n{REPORT}', account=account, cwd='/')
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    state = json.loads(done.stdout)
+    return [state[name] for name in ('prefix', 'executable', 'effective', 'permitted')]
 
 
 @pytest.fixture

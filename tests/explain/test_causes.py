@@ -75,9 +75,7 @@ def test_bounding_set_that_ppy_empties_is_no_fault_of_the_launcher(
     path = program('cap_net_raw=ep')
     if is_script:
         path = script(f'#!{probing_ppy.ppy}\n', 'cap_net_raw=i')
-    setup = f'{as_attacker}iab = IAB.from_process(); iab.bounding.clear(); iab.apply()\n'
-    setup = setup.replace(as_attacker, '', 1) + as_attacker
-    said, _ = happens(path, setup)
+    said, _ = happens(path, f'bind()\n{as_attacker}')
     assert said.error == 'EPERM'
     assert 'as ppy leaves it' in advice(said, 'bounding').text
     assert not any(told.command and probing_ppy.ppy in told.command for told in said.advice)

@@ -156,7 +156,7 @@ def test_all_of_an_older_kernel(program, as_attacker):
 
 def without(name):
     """The setup of a process, or a container, whose bounding set lacks a capability."""
-    return f'iab = IAB.from_process(); iab.bounding.discard({name!r}); iab.apply()\n'
+    return f'bind({name!r})\n'
 
 
 def test_effective_flag_with_too_small_a_bounding_set(program, as_attacker):
@@ -198,32 +198,26 @@ def test_cap_add_gives_a_user_nothing(program, accounts, as_attacker):
     assert effective(happens(path, as_attacker)[0]) == 'cap_net_raw'
 
 
-AMBIENT = """
-from caps import SecureBits
-iab = IAB.from_process()
-iab.inheritable = iab.ambient = ['cap_net_raw']
-SecureBits(['no_setuid_fixup', 'keep_caps']).apply()
-{become}
-iab.apply()
-Caps('cap_net_raw=pi').apply()
-"""
+@pytest.fixture
+def with_ambient(accounts):
+    return f'hold("ia", {accounts.attacker.uid}, {accounts.attacker.gid})'
 
 
-def test_ambient_is_wiped_by_a_marked_file(program, as_attacker):
-    path, setup = program('cap_chown=p'), AMBIENT.format(become=as_attacker)
-    said, _ = happens(path, setup)
+def test_ambient_is_wiped_by_a_marked_file(program, with_ambient):
+    path = program('cap_chown=p')
+    said, _ = happens(path, with_ambient)
     assert not said.after.ambient
     follow(said, 'ambient-file')
-    said, _ = happens(path, setup)
+    said, _ = happens(path, with_ambient)
     assert effective(said) == str(said.after.ambient) == 'cap_net_raw'
 
 
-def test_ambient_is_wiped_by_set_group_id(program, as_attacker):
-    path, setup = program(mode=0o2755), AMBIENT.format(become=as_attacker)
-    said, _ = happens(path, setup)
+def test_ambient_is_wiped_by_set_group_id(program, with_ambient):
+    path = program(mode=0o2755)
+    said, _ = happens(path, with_ambient)
     assert not said.after.ambient
     follow(said, 'ambient-ids')
-    assert effective(happens(path, setup)[0]) == 'cap_net_raw'
+    assert effective(happens(path, with_ambient)[0]) == 'cap_net_raw'
 
 
 def test_marked_symbolic_link(program, scene, as_attacker):
@@ -349,8 +343,7 @@ def test_inheritable_file_capabilities_alone_give_nothing(program, as_attacker):
     assert not said.after.permitted
     told = advice(said, 'inheritable')
     assert told.command is None  # which could only give it to everyone
-    setup = "iab = IAB.from_process(); iab.inheritable.add('cap_net_raw'); iab.apply()\n"
-    said, _ = happens(path, setup + as_attacker)
+    said, _ = happens(path, "inherit('cap_net_raw')\n" + as_attacker)
     assert str(said.after.permitted) == 'cap_net_raw'
 
 
@@ -553,21 +546,9 @@ def test_launcher_that_is_no_ppy_is_refused(program, script):
         explain(script('', '='), launcher=program())
 
 
-# A filter that allows everything.
-FILTER = """
-import ctypes
-libc = ctypes.CDLL(None, use_errno=True)
-instruction = ctypes.create_string_buffer((6).to_bytes(4, 'little') + b'\\0\\0\\xff\\x7f')
-program = ctypes.create_string_buffer(
-    (1).to_bytes(8, 'little') + ctypes.addressof(instruction).to_bytes(8, 'little')
-)
-assert libc.prctl(22, 2, ctypes.byref(program)) == 0
-"""
-
-
 @needs('cap_sys_admin')
 def test_seccomp_filter_is_mentioned(program, as_attacker):
-    with waiting(program(), setup=FILTER) as child:
+    with waiting(program(), setup='filter_nothing()') as child:
         assert 'seccomp filter' in str(explain(program(), pid=child.pid))
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from support import needs, needs_root
-from support.executions import as_account, happens
+from support.executions import happens
 
 pytestmark = [needs_root, needs('cap_net_raw', 'cap_setpcap')]
 LETTERS = {'e': 'effective', 'i': 'inheritable', 'p': 'permitted', 'a': 'ambient'}
@@ -36,26 +36,11 @@ EXECUTIONS = [
     ('user', 'ia', 0o4755, 'root', 'eip'),
     ('user', 'ia', 0o4755, 'owner', 'i'),
 ]
-BECOME = """
-from caps import SecureBits
-iab = IAB.from_process()
-iab.inheritable, iab.ambient = {inheritable}, {ambient}
-SecureBits(['no_setuid_fixup', 'keep_caps']).apply()
-{become}
-iab.apply()
-{reduce}
-"""
 
 
 def setup_of(account, has):
-    names = ['cap_net_raw']
-    held = 'pi' if 'i' in has else 'p'
-    return BECOME.format(
-        inheritable=names * ('i' in has),
-        ambient=names * ('a' in has),
-        become=as_account(account) if account else '',
-        reduce=f"Caps('cap_net_raw={held}').apply()" if account else '',
-    )
+    ids = f', {account.uid}, {account.gid}' if account else ''
+    return f'hold({has!r}{ids})'
 
 
 @pytest.mark.parametrize(('who', 'has', 'mode', 'owner', 'after'), EXECUTIONS)

@@ -9,6 +9,7 @@ from typing import Any
 
 from caps.explain import Advice, Explanation, explain
 from caps.system.types import SETS
+from support import CHILDREN
 from support.accounts import Account
 from support.children.inside import PATIENCE
 
@@ -17,30 +18,13 @@ SHORT = {
     'bounding': 'CapBnd',
 }  # fmt: skip
 
-# Becomes an account in a certain state, says so, waits, and executes.
-CHILD = """
-import os, sys
-from caps import IAB, Caps, CapSet, drop, set_no_new_privs
-def become(uid, gid):
-    os.setgroups([])
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
-{setup}
-print('ready', flush=True)
-sys.stdin.readline()
-try:
-    os.execv(sys.argv[1], sys.argv[1:])
-except OSError as error:
-    print('Error:\\t' + os.strerror(error.errno), 'Errno:\\t' + str(error.errno), sep='\\n')
-"""
-
 
 @contextmanager
 def waiting(
     path: Path | str, *arguments: str, setup: str = '', **options: Any
 ) -> Iterator['subprocess.Popen[str]']:
     """A process that executes a file as soon as it is sent a line."""
-    command = [sys.executable, '-c', CHILD.format(setup=setup), str(path), *arguments]
+    command = [sys.executable, str(CHILDREN / 'executes.py'), setup, str(path), *arguments]
     pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
     with subprocess.Popen(command, text=True, **(pipes | options)) as child:
         assert child.stdout

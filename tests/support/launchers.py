@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from caps.admin.ppy import Installation, install
-from support import SUPPORT, run
+from support import SUPPORT, program, run
 from support.accounts import Account
 
 
@@ -62,31 +62,16 @@ MODES: dict[str, dict[str, Any]] = {'file-capabilities': {}, 'set-uid': {'setuid
 INTERPRETERS = {'python': '/usr/bin/python3', 'bash': '/bin/bash', 'sh': '/bin/sh'}
 
 
-def make_launcher(mode: str, program: Path | str, prefix: Path, **options: Any) -> Launcher:
+def make_launcher(mode: str, interpreter: Path | str, prefix: Path, **options: Any) -> Launcher:
     """ppy installed in a mode, or the naive one, for an interpreter of the system."""
     if mode != 'naive':
-        return Ppy(mode, install(program, prefix, **MODES[mode], **options))
+        return Ppy(mode, install(interpreter, prefix, **MODES[mode], **options))
     prefix.mkdir(0o755)
     naive = Naive(mode, prefix)
     run('cc', '-fno-builtin', '-o', naive.path, SUPPORT / 'naive.c', '-lcap', check=True)
     naive.path.chmod(0o4755)
-    (prefix / 'interpreter').symlink_to(program)
+    (prefix / 'interpreter').symlink_to(interpreter)
     return naive
 
 
-# A script that says what it is; its first line is for the shebang test.
-REPORT = """\
-import json, os, sys
-status = dict(line.split(':\\t', 1) for line in open('/proc/self/status') if ':\\t' in line)
-json.dump({
-    'argv': sys.argv, 'executable': sys.executable, 'file': __file__, 'path0': sys.path[0],
-    'uid': os.getresuid(), 'gid': os.getresgid(), 'groups': os.getgroups(),
-    'environ': dict(os.environ), 'umask': os.umask(0o77), 'cwd': os.getcwd(),
-    'descriptors': sorted(int(name) for name in os.listdir('/proc/self/fd'))[:-1],
-    'prefix': sys.prefix,
-    'status': {name: value.strip() for name, value in status.items()},
-    **{short: int(status[name], 16) for short, name in {
-        'inheritable': 'CapInh', 'permitted': 'CapPrm', 'effective': 'CapEff',
-        'bounding': 'CapBnd', 'ambient': 'CapAmb'}.items()},
-}, sys.stdout)
-"""
+REPORT = program('launched')  # a script that says what it is
