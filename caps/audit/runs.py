@@ -24,7 +24,7 @@ class Options:
     ready: a shell command that succeeds when the daemon is ready
     before: a shell command that puts things back before each run
     ppy: the launcher that runs the command, which is a script
-    deadline: seconds after which a command that is no daemon should have ended
+    deadline: seconds that a command which is no daemon, ready and before may take
     """
 
     from_all: bool = False
@@ -46,7 +46,7 @@ class Runner:
 
     def run(self, caps: CapSet) -> Run:
         """One run with these capabilities."""
-        if self.options.before and not _succeeds(self.options.before):
+        if self.options.before and not _succeeds(self.options.before, self.options.deadline):
             raise AuditError(f'the command before each run failed: {self.options.before}')
         process = self.keeper.start(caps)
         if not self.tracer:
@@ -81,7 +81,7 @@ class Runner:
 
     def _daemon(self, status: int | None) -> tuple[int | None, bool, str]:
         """The same of a daemon whose time is over; its first process may have ended."""
-        is_ready = not self.options.ready or _succeeds(self.options.ready)
+        is_ready = not self.options.ready or _succeeds(self.options.ready, self.options.deadline)
         others, said = self.keeper.stop()
         if status is not None and not others:
             return status, False, said
@@ -109,7 +109,13 @@ def wait(keeper: Keeper, tracer: Tracer | None, end: float) -> bool:
     return False
 
 
-def _succeeds(command: str) -> bool:
-    """Whether a command of the shell does, which runs as who runs this."""
-    done = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, capture_output=True)
+def _succeeds(command: str, seconds: float) -> bool:
+    """Whether a command of the shell does in time, which runs as who runs this."""
+    null = subprocess.DEVNULL
+    try:
+        done = subprocess.run(
+            command, shell=True, stdin=null, stdout=null, stderr=null, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return False
     return done.returncode == 0

@@ -150,6 +150,7 @@ def test_before_that_fails_ends_the_audit(account):
         ('sleep 1000 & exit 0', Options(seconds=0.2), ''),  # it goes to the background
         ('exec sleep 1000', Options(seconds=0.2, ready='true'), ''),
         ('exec sleep 1000', Options(seconds=0.2, ready='false'), None),
+        ('exec sleep 1000', Options(seconds=0.2, ready='sleep 1000', deadline=0.2), None),
         ('exit 0', Options(seconds=0.2), None),  # a daemon that ended
         ('cat /etc/shadow && exec sleep 1000', Options(seconds=0.2), 'cap_dac_read_search'),
     ],
