@@ -80,7 +80,7 @@ class Events:
         """Open an event.
 
         tracepoint: its number in tracefs
-        condition: what its fields must be, as tracefs has it
+        condition: what its fields must be, as tracefs has it; '' for anything
         is_first: the one with a call chain, and with records of forks and execs
         Returns the identifiers that its samples have.
         """
@@ -93,9 +93,8 @@ class Events:
         for processor in _processors():
             fd = self._open(tracepoint, sample, flags, processor)
             self._fds.append(fd)
-            text = ctypes.create_string_buffer(condition.encode())
-            if condition and self._libc.ioctl(fd, ctypes.c_ulong(SET_FILTER), text):
-                raise _error('perf_event_open filter')
+            if condition:
+                self._restrict(fd, condition)
             identifier = int.from_bytes(fcntl.ioctl(fd, GET_ID, bytes(8)), 'little')
             identifiers.add(identifier)
             if is_first:
@@ -104,6 +103,16 @@ class Events:
             else:
                 fcntl.ioctl(fd, SET_OUTPUT, self._rings[processor].fd)
         return identifiers
+
+    def restrict(self, condition: str) -> None:
+        """Record of the first event only what its fields meet, from now on."""
+        for ring in self._rings.values():
+            self._restrict(ring.fd, condition)
+
+    def _restrict(self, fd: int, condition: str) -> None:
+        text = ctypes.create_string_buffer(condition.encode())
+        if self._libc.ioctl(fd, ctypes.c_ulong(SET_FILTER), text):
+            raise _error('a filter of perf_event_open(2)')
 
     def _open(self, tracepoint: int, sample: int, flags: int, processor: int) -> int:
         attribute = ATTRIBUTE.pack(

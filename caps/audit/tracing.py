@@ -31,11 +31,12 @@ class Tracer:
         check, leave = _tracepoints()
         self._events = Events()
         try:
-            # What this process is granted tells which user namespace it is in.
-            own = f'ret != 0 || common_pid == {os.getpid()}' if refusals_only else ''
-            self._checks = self._events.add(check, own, is_first=True)
+            self._checks = self._events.add(check, '', is_first=True)
             self._events.add(leave, ' || '.join(f'ret == {error}' for error in ERRORS))
+            # What this process is granted tells which user namespace it is in.
             self._namespace = self._own_namespace()
+            if refusals_only:
+                self._events.restrict('ret != 0')
         except OSError:
             self._events.close()
             raise

@@ -272,6 +272,18 @@ def test_without_tracing_the_audit_proves_the_same_and_says_so(accounts, from_al
     assert said.endswith(' None\n')
 
 
+def test_processes_are_told_apart_in_a_pid_namespace_too():
+    code = """if True:
+        from caps.audit import *
+        found = audit(['cat', '/etc/shadow'], None, Options())
+        print(found.needs, found.method, found.runs[0].failures())
+    """
+    unshare = 'unshare', '--pid', '--fork', '--mount-proc'
+    result = run(*unshare, sys.executable, '-c', code, cwd='/')
+    traced = 'traced by the tracepoint capability:cap_capable'
+    assert result.stdout == f"cap_dac_read_search {traced} {{('openat', 'EACCES'): 1}}\n"
+
+
 def test_all_is_what_this_process_can_give():
     assert can_give() <= CapSet.all()
 
