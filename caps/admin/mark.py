@@ -10,6 +10,7 @@
 import grp
 import os
 import pwd
+import re
 import secrets
 import shlex
 import stat
@@ -108,16 +109,39 @@ def mark(
 
 
 def unmark(script: PathText) -> str:
-    """Take the mark of a script away, which keeps its owner and mode; its path.
+    """Take the mark of a script away, and what a killed `mark` left; owner and mode stay.
 
     Raises MarkError where it has none.
     """
     with _opened(script) as (path, fd):
-        if not Caps.from_file(fd).marked:
+        directory, name = os.path.split(path)
+        place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            swept = _sweep(name, place)
+        finally:
+            os.close(place)
+        if Caps.from_file(fd).marked:
+            Caps.remove(fd)
+            os.fsync(fd)
+        elif not swept:
             raise MarkError(f'{path} is not marked')
-        Caps.remove(fd)
-        os.fsync(fd)
         return path
+
+
+def _sweep(name: str, place: int) -> bool:
+    """Take away what a command that was killed has left of a script; whether it left anything."""
+    pattern = re.compile(rf'\.{re.escape(name)}\.[0-9a-f]{{16}}')
+    left = [entry for entry in os.listdir(place) if pattern.fullmatch(entry)]
+    for entry in left:
+        with suppress(OSError):  # no file, or one without a mark
+            fd = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
+            try:
+                Caps.remove(fd)
+            finally:
+                os.close(fd)
+        with suppress(FileNotFoundError):
+            os.unlink(entry, dir_fd=place)
+    return bool(left)
 
 
 @contextmanager
@@ -212,6 +236,7 @@ def _copy(
         content = file.read(SIZE + 1)
     if len(content) > SIZE:
         raise MarkError(f'{path} is no script: it has more than {SIZE} bytes')
+    _sweep(name, place)
     written = write_copy(temporary, content, owner, MODE, caps, place)
     held.callback(os.close, written)
     undo.callback(take_back, written, temporary, place)

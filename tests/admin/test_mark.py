@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import stat
 import subprocess
 from contextlib import contextmanager
@@ -307,3 +308,21 @@ def test_account_that_is_not_given_a_script_in_the_end_cannot_write_to_it(
         assert plain.read_text() == REPORT
     finally:
         run('umount', scene, check=True)
+
+
+@pytest.mark.parametrize('deed', [mark, unmark])
+def test_what_a_killed_mark_has_left_is_taken_away(plain, prefix, scene, accounts, deed):
+    child = os.fork()
+    if not child:
+        module._check = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        mark(plain, KILL, accounts.owner.name, prefix=prefix)
+    os.waitpid(child, 0)
+    (left,) = {path for path in scene.iterdir() if path != plain}
+    assert Caps.from_file(left) == KILL
+    with left.open() as held:
+        if deed is mark:
+            mark(plain, KILL, accounts.owner.name, prefix=prefix)
+        else:
+            assert unmark(plain) == str(plain)
+        assert not Caps.from_file(held).marked
+    assert [*scene.iterdir()] == [plain]
