@@ -16,9 +16,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
-from caps import CapSet
+from caps import CapSet, _caps
 from caps.audit.types import AuditError
-from caps.system.run import children, kill_children
+from caps.system.run import OWN_KEYRING, children, kill_children
 from caps.threads import prctl, run_calls
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -240,6 +240,7 @@ class _Keeping:
                 os.dup2(fd, at)
             for number in signal.SIGPIPE, signal.SIGXFSZ:
                 signal.signal(number, signal.SIG_DFL)
+            _caps.system_calls([OWN_KEYRING], False)  # where it is allowed
             self._command.become(caps)
             run_calls([prctl('ending with the keeper', PR_SET_PDEATHSIG, signal.SIGKILL)], False)
             os.write(report, b'.')

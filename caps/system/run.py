@@ -26,7 +26,7 @@ from caps import Caps, _caps
 
 REPORT = struct.Struct('=ii')  # errno of the start, and exit status
 CLONE_NEWPID = 0x20000000
-KEYCTL_JOIN_SESSION_KEYRING = 1
+OWN_KEYRING = _caps.KEYCTL, 1, 0  # KEYCTL_JOIN_SESSION_KEYRING, to a new one
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 KILLING = 5.0  # seconds, for what makes processes faster than they are killed
 
@@ -154,7 +154,7 @@ def _supervise(argv: Sequence[str], account: Account | None, pipes: _Pipes) -> N
         for call in (
             (_caps.UNSHARE, CLONE_NEWPID),
             (_caps.PRCTL, _caps.PR_SET_CHILD_SUBREAPER, 1),
-            (_caps.KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, 0),
+            OWN_KEYRING,
         ):
             _caps.system_calls([call], False)  # each where it is allowed
         try:

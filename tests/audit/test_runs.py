@@ -16,7 +16,7 @@ from caps.audit.auditing import needs
 from caps.audit.commands import Program, Today
 from caps.audit.keeper import Keeper
 from caps.audit.setup import can_give
-from support import needs_root, run
+from support import needs_root, python, run
 from support.children.inside import wait_for
 from support.processes import sleeping
 
@@ -348,3 +348,20 @@ def test_process_that_the_account_stops_ends_with_the_audit(account):
     os.waitpid(audit, 0)
     keeper.close()
     assert not os.path.exists(f'/proc/{process}')
+
+
+def test_keys_of_root_are_out_of_reach(account):
+    """As a member of a new session's keyring, which the audit is started in."""
+    code = (
+        'from ctypes import CDLL\n'
+        'from caps import _caps\n'
+        'from caps.audit import Account, audit\n'
+        'syscall = CDLL(None).syscall\n'
+        'assert syscall(_caps.KEYCTL, 1, 0) > 0\n'  # a session keyring that others may not see
+        "command = ['/usr/bin/python3', '-c', 'from ctypes import CDLL; '\n"
+        "           f'print(CDLL(None).syscall({_caps.KEYCTL}, 0, -3, 0))']\n"
+        f'account = Account("", {account.uid}, {account.gid}, ())\n'
+        'said = {run.said for run in audit(command, account).runs}\n'
+        'assert str(syscall(_caps.KEYCTL, 0, -3, 0)) not in map(str.strip, said), said\n'
+    )
+    python(code)
