@@ -15,7 +15,6 @@ import caps
 from caps.admin.ppy import install, remove
 from support import MUST_RUN, ROOT, run
 from support.accounts import Account
-from support.attributes import mounted_image
 from support.launchers import INTERPRETERS, MODES, REPORT, Ppy, make_launcher
 from support.venvs import make_venv, pip
 
@@ -31,8 +30,6 @@ def has(name):
 
 def pytest_runtest_setup(item):
     wanted = {name for mark in item.iter_markers('needs') for name in mark.args}
-    if 'image' in item.fixturenames:
-        wanted.add('loop_devices')
     machine = wanted & MACHINE.keys()
     missing = [*(caps.CapSet(wanted - machine) - caps.Caps.from_process().effective)]
     missing += [name for name in sorted(machine) if not has(name)]
@@ -67,26 +64,10 @@ def world():
 
 
 @pytest.fixture(scope='session')
-def image(tmp_path_factory):
-    """A mounted file system with a file for each attribute, malformed ones too."""
-    with mounted_image(tmp_path_factory.mktemp('image')) as mounted:
-        yield mounted
-
-
-@pytest.fixture(scope='session')
 def wheel():
     wheels = sorted((ROOT / 'build' / 'wheel').glob('*.whl'), key=os.path.getmtime)
     assert wheels, "no wheel in build/wheel: start the tests with 'make test'"
     return wheels[-1]
-
-
-@pytest.fixture(scope='session')
-def released():
-    """The wheel as it would be released, beside its sdist."""
-    result = run('make', 'dist', cwd=ROOT, timeout=300)
-    assert result.returncode == 0, result.stderr
-    (wheel,) = (ROOT / 'dist').glob('*.whl')
-    return wheel
 
 
 @pytest.fixture(scope='session')

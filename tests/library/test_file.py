@@ -637,7 +637,7 @@ def test_a_file_on_a_file_system_without_attributes_is_unmarked():
 
 
 # What no system call writes: the attributes of a file system made by hand.
-mounting = needs('cap_sys_admin', 'cap_setfcap', 'cap_dac_override')
+mounting = needs('cap_sys_admin', 'cap_setfcap', 'cap_dac_override', 'loop_devices')
 
 
 @mounting

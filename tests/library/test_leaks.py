@@ -16,7 +16,7 @@ from support.sources import extension_with
 
 pytestmark = [
     needs_root,
-    needs('cap_kill', 'cap_setpcap', 'cap_sys_admin'),
+    needs('cap_kill', 'cap_setpcap', 'cap_sys_admin', 'loop_devices'),
     pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallinfo2'), reason='needs glibc 2.33'),
 ]
 
