@@ -552,6 +552,22 @@ def test_seccomp_filter_is_mentioned(program, as_attacker):
         assert 'seccomp filter' in str(explain(program(), pid=child.pid))
 
 
+def test_file_system_user_that_is_another_is_mentioned(program):
+    with waiting(program(), setup='ctypes.CDLL(None).setfsuid(5)') as child:
+        assert 'file system user is not its effective one' in str(explain(program(), pid=child.pid))
+    with waiting(program()) as child:
+        assert 'file system user' not in str(explain(program(), pid=child.pid))
+
+
+@needs('cap_sys_admin')
+def test_mount_namespace_that_is_another_is_mentioned(program):
+    private = 'assert ctypes.CDLL(None).unshare(0x20000) == 0'  # CLONE_NEWNS
+    with waiting(program(), setup=private) as child:
+        assert 'it has another mount namespace' in str(explain(program(), pid=child.pid))
+    with waiting(program()) as child:
+        assert 'mount namespace' not in str(explain(program(), pid=child.pid))
+
+
 @needs('cap_sys_ptrace')
 def test_tracer_is_mentioned(program):
     libc = ctypes.CDLL(None, use_errno=True)

@@ -391,6 +391,24 @@ def test_with_few_descriptors_left_all_threads_change_or_none(left):
     assert reason == (None if left else 'Too many open files')
 
 
+NO_CALLS = {
+    'no list': ((), TypeError),
+    'no tuple': ([1], TypeError),
+    'nothing': ([()], TypeError),
+    'too many arguments': ([(calls.NO_NEW_PRIVS[1][0],) * 7], TypeError),
+    'text': ([('getpid',)], TypeError),
+    'too many': ([calls.NO_NEW_PRIVS[1]] * 161, ValueError),
+}
+
+
+@pytest.mark.parametrize(('made', 'error'), NO_CALLS.values(), ids=NO_CALLS)
+@in_a_child
+def test_what_is_no_list_of_calls_is_refused_and_none_is_made(made, error):
+    with pytest.raises(error):
+        _caps.system_calls(made, False)
+    assert seen('NoNewPrivs') == {'0'}
+
+
 # What the program had stays.
 
 
