@@ -2,7 +2,8 @@
 
 1. The name is followed once, to one descriptor; all that is said of the file comes through that.
 2. The descriptor is of the path only, so nothing happens to a device, a FIFO or a socket.
-3. Only a regular file is opened to be read, and no read of it waits or is longer than asked for.
+3. Only a regular file that has content is opened to be read, and no read of it waits or is longer
+   than asked for.
 4. The real path is a name that led to this very file after it was looked at, or there is none.
 
 A file system in user space (FUSE) can keep any look at its files waiting for ever.
@@ -69,8 +70,10 @@ class Look:
         if not self.is_regular:
             yield None
             return
+        # What the kernel makes up has no size, and to read it may take it away (/proc/kmsg).
+        way = self._way if self.info.st_size else os.devnull
         try:
-            fd = os.open(self._way, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            fd = os.open(way, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise OSError(errno.EOPNOTSUPP, NO_PROC) from None
         except OSError:  # no permission, or a lease that its owner does not give up

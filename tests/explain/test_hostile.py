@@ -285,3 +285,22 @@ def test_name_of_a_ppy_in_another_mount_namespace_has_nothing_run(scene, probing
         other.stdin.close()
     assert not ran.exists()
     assert not said.checks[-1].holds
+
+
+def test_file_without_content_is_not_opened(scene, program):
+    """As to read one that the kernel makes up, such as /proc/kmsg, takes it away from others."""
+    libc, empty = ctypes.CDLL(None), scene / 'empty'
+    empty.touch()
+    empty.chmod(0o755)
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    try:
+        for path in empty, program('cap_net_raw=i'):
+            assert libc.inotify_add_watch(watch, os.fsencode(path), 0x21) > 0  # access, open
+        explain(empty)
+        with pytest.raises(BlockingIOError):
+            os.read(watch, 4096)
+        explain(path)
+        assert os.read(watch, 4096)
+    finally:
+        os.close(watch)
+    assert not explain(empty).executable.file.is_program
