@@ -222,6 +222,12 @@ static cap_t given_state(void)
 	return caps;
 }
 
+static bool was_given(cap_value_t cap)
+{
+	CAPS_OWNED cap_t given = given_state();
+	return given && has(given, CAP_PERMITTED, cap);
+}
+
 static void check_privilege(void)
 {
 	must(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 0, "no_new_privs",
@@ -230,15 +236,15 @@ static void check_privilege(void)
 	int bits = prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
 	must(bits >= 0 && !(bits & (SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP | locks)), "securebits",
 	     "must have neither NOROOT, NO_SETUID_FIXUP nor a lock set (capabilities(7))", NULL);
-	CAPS_OWNED cap_t given = given_state();
-	CAPS_OWNED cap_t caps = CHECK_ONLY ? cap_dup(given) : cap_get_proc();
-	if (!given || !caps)
+	CAPS_OWNED cap_t caps = CHECK_ONLY ? given_state() : cap_get_proc();
+	if (!caps)
 		refuse_errno("capget(2)");
 	for (int n = 0; n < OWN; n++) {
 		must_have(cap_get_bound(own[n]) == CAP_SET, own[n],
 			  "must be in the bounding set that ppy is started with", NULL);
-		bool is_kept_away = has(given, CAP_PERMITTED, own[n]);
-		must_have(has(caps, CAP_PERMITTED, own[n]), own[n],
+		bool is_there = has(caps, CAP_PERMITTED, own[n]);
+		bool is_kept_away = !is_there && was_given(own[n]);
+		must_have(is_there, own[n],
 			  is_kept_away ? "must not be kept from ppy by a debugger, a user "
 					 "namespace or a nosuid mount"
 				       : "must have been given to ppy",
