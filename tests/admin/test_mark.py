@@ -16,7 +16,7 @@ from caps.admin import mark as module
 from caps.admin.mark import MarkError, inheritable, mark, unmark
 from caps.admin.ppy import install
 from caps.cli import main
-from support import needs_root, run
+from support import needs_root, program, run
 from support.launchers import REPORT
 
 pytestmark = needs_root
@@ -253,28 +253,11 @@ def test_account_that_is_not_root_is_told_to_use_sudo(plain, prefix, accounts, s
     assert (done.returncode, done.stderr) == (1, 'caps: this needs root: run it with sudo\n')
 
 
-# Opens a script for writing as soon as that is allowed, and writes to it when told to.
-WRITE_LATER = """
-import mmap, os, sys
-while True:
-    try:
-        fd = os.open(sys.argv[1], os.O_RDWR)
-        break
-    except PermissionError:
-        pass
-mapped = mmap.mmap(fd, 0)
-print('open', flush=True)
-sys.stdin.readline()
-mapped[:1] = b'!'
-mapped.flush()
-"""
-
-
 @contextmanager
 def writing_later(path, account):
     """What an account does that has a script open for writing: an event that lets it write."""
     with subprocess.Popen(
-        ['/usr/bin/python3', '-c', WRITE_LATER, path],
+        ['/usr/bin/python3', '-c', program('write_later'), path],
         user=account.uid, group=account.gid, extra_groups=[],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from caps import Caps, CapSet
 from caps.audit import AuditError, Options, audit
 from caps.audit.setup import give_mark, own_mounts
-from support import needs_root
+from support import needs_root, program
 from support.attacks import LIBC
 from support.children.inside import wait_for
 from support.processes import sleeping
@@ -121,18 +121,6 @@ def by_name(script, caps):
     os.chown(copy, info.st_uid, info.st_gid)
 
 
-# Exchanges the directory of the script, again and again, with a link to where another is written.
-EXCHANGE = """
-import ctypes, os, random, time
-os.chdir({den!r})
-os.symlink('trap', 'link')
-renameat2 = ctypes.CDLL(None).renameat2
-while True:
-    renameat2(-100, b'room', -100, b'link', 2)
-    time.sleep(random.random() / 2000)
-"""
-
-
 @pytest.mark.parametrize('give', [by_name, give_mark])
 def test_owner_of_a_script_has_no_other_file_written(give, den, scene, accounts, script):
     (den / 'room').mkdir()
@@ -145,7 +133,7 @@ def test_owner_of_a_script_has_no_other_file_written(give, den, scene, accounts,
         os.chown(path, accounts.attacker.uid, accounts.attacker.gid)
     attacker = accounts.attacker
     exchanging = subprocess.Popen(
-        ['/usr/bin/python3', '-c', EXCHANGE.format(den=str(den))],
+        ['/usr/bin/python3', '-c', program('exchange_room'), den],
         user=attacker.uid, group=attacker.gid, extra_groups=[],
     )  # fmt: skip
     try:

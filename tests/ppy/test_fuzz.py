@@ -27,7 +27,7 @@ import pytest
 
 from caps import Caps, CapSet
 from caps.admin.ppy import install
-from support import PATIENCE, ROOT, SOAK, needs, needs_root
+from support import PATIENCE, ROOT, SOAK, needs, needs_root, program
 from support.launchers import MODES, make_launcher
 
 pytestmark = [needs_root, needs('cap_setpcap')]
@@ -50,18 +50,6 @@ XATTR = 'security.capability'
 F_SETPIPE_SZ = 1031
 PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 8, 24, 28
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 38, 47, 2
-
-REPORTER = """\
-import fcntl, os
-status = open('/proc/self/status').read()
-command = open('/proc/self/cmdline', 'rb').read()
-state = {{'name': {name!r}, 'status': status, 'command': command,
-         'environment': dict(os.environb), 'descriptors': os.listdir('/proc/self/fd'),
-         'access': [fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE for fd in range(3)]}}
-pipe = os.open({pipe!r}, os.O_WRONLY)
-os.write(pipe, ascii(state).encode() + b'\\n')
-os.close(pipe)
-"""
 
 # ---- What a launch is ----
 
@@ -90,7 +78,7 @@ class Place:
         os.chown(unmarked, self.accounts.owner.uid, self.accounts.owner.gid)
 
     def reporter(self, name):
-        return REPORTER.format(name=name, pipe=str(self.root / 'pipe'))
+        return program('tells').replace('NAME', name).replace('PIPE', str(self.root / 'pipe'))
 
     def reports(self):
         """What has been reported since the last time."""

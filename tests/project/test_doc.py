@@ -15,18 +15,8 @@ import caps.explain.execve
 import caps.system.types
 from caps.cli import parser
 from caps.cli.completion import places
-from support import ROOT, require, run
+from support import CHILDREN, ROOT, require, run
 
-# Reads the documentation, writes the man pages, and prints what of Python it has described.
-BUILD = """
-import json, sys
-from sphinx.application import Sphinx
-source, target = sys.argv[1:]
-app = Sphinx(source, source, target, target + '/read', 'man', warningiserror=True, status=None)
-app.build()
-print(json.dumps(sorted(app.env.get_domain('py').objects)))
-sys.exit(app.statuscode)
-"""
 MODULES = caps, caps.audit, caps.explain.execve, caps.admin.ppy, caps.system.types
 ALIASES = {'caps.File', 'caps.Members'}  # of types, in signatures
 
@@ -36,7 +26,7 @@ def built(tmp_path_factory):
     """The names that the reference describes, and the directory of the man pages."""
     require(importlib.util.find_spec('sphinx'), "sphinx: pip install -e '.[doc]'")
     target = tmp_path_factory.mktemp('doc')
-    done = run(sys.executable, '-c', BUILD, ROOT / 'doc', target)
+    done = run(sys.executable, CHILDREN / 'builds_doc.py', ROOT / 'doc', target)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout)), target
 
