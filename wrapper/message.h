@@ -134,7 +134,7 @@ static void report_rule(bool holds, const char *subject, const char *rule, const
 }
 
 /* The end of ppy-check: what ppy would do. */
-static _Noreturn void conclude(int status, bool is_complete)
+static int conclude(int status, bool is_complete)
 {
 	if (!broken)
 		strcpy(message, "ppy would start this script");
@@ -144,7 +144,7 @@ static _Noreturn void conclude(int status, bool is_complete)
 			 is_complete ? "" : ", and the rest was not looked at");
 	if (report == EVERY_RULE)
 		print_message(1, "");
-	_exit(is_unread ? REFUSED : status);
+	return is_unread ? REFUSED : status;
 }
 
 static _Noreturn void refuse(int status, const char *subject, const char *rule, const char *fix)
@@ -152,7 +152,7 @@ static _Noreturn void refuse(int status, const char *subject, const char *rule, 
 	if (report != NO_REPORT) {
 		status = broken ? REFUSED : status; /* where ppy ended before */
 		report_rule(false, subject, rule, fix);
-		conclude(status, false);
+		_exit(conclude(status, false));
 	}
 	compose(subject, rule, fix);
 	if (!CHECK_ONLY) { /* first, since the caller's standard error may be the end of ppy */

@@ -501,7 +501,7 @@ int main(int argc, char **argv)
 	check_programs(&script, mark);
 	check_sets(mark, path);
 	if (CHECK_ONLY)
-		conclude(broken ? REFUSED : 0, true);
+		return conclude(broken ? REFUSED : 0, true);
 	clean_environment(script.st_uid);
 	clean_process();
 	leave_keyring();
