@@ -152,7 +152,7 @@ def test_before_that_fails_ends_the_audit(account):
         ('exec sleep 1000', Options(seconds=0.2, ready='false'), None),
         ('exec sleep 1000', Options(seconds=0.2, ready='sleep 1000', deadline=0.2), None),
         ('exit 0', Options(seconds=0.2), None),  # a daemon that ended
-        ('cat /etc/shadow && exec sleep 1000', Options(seconds=0.2), 'cap_dac_read_search'),
+        ('cat /etc/shadow && exec sleep 1000', Options(seconds=2), 'cap_dac_read_search'),
     ],
 )
 def test_daemon_has_done_its_work_when_it_still_runs_and_is_ready(
