@@ -14,14 +14,14 @@ import re
 import secrets
 import shlex
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from caps import Caps, CapSet
 from caps.accounts import id_of, user_name
 from caps.admin.copies import sync, take_back, write_copy
 from caps.admin.installation import Installation, named, recorded
+from caps.admin.opening import opened_file, refuse
 from caps.admin.places import stops
 from caps.admin.transaction import AdminError, transaction
 from caps.system.launcher import NAME, PREFIX
@@ -90,13 +90,17 @@ def mark(
     """
     if os.geteuid():
         raise MarkError('this needs root: run it with sudo')
-    _refuse(strangers(os.path.dirname(named(prefix, name).ppy)))
+    refuse(strangers(os.path.dirname(named(prefix, name).ppy)), MarkError)
     ppy = recorded(prefix, name)
     if ppy is None:
         raise MarkError(f'there is no ppy in {prefix}: caps ppy install')
     if ppy.allowed is not None and (missing := caps.inheritable - ppy.allowed):
         raise MarkError(f'{ppy.ppy} was installed so that it cannot give {missing}: {ppy.command}')
-    with _opened(script) as (path, fd), ExitStack() as held, transaction() as undo:
+    with (
+        opened_file(script, refusal=MarkError) as (path, fd),
+        ExitStack() as held,
+        transaction() as undo,
+    ):
         uid, gid = _ids(os.fstat(fd), path, owner, group, ppy)
         if to is None and os.fstat(fd).st_nlink > 1:
             raise MarkError('the script has several hard links: copy it with --to')
@@ -113,7 +117,7 @@ def unmark(script: PathText) -> str:
 
     Raises MarkError where it has none.
     """
-    with _opened(script) as (path, fd):
+    with opened_file(script, refusal=MarkError) as (path, fd):
         directory, name = os.path.split(path)
         place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -142,39 +146,6 @@ def _sweep(name: str, place: int) -> bool:
         with suppress(FileNotFoundError):
             os.unlink(entry, dir_fd=place)
     return bool(left)
-
-
-@contextmanager
-def _opened(script: PathText) -> Iterator[tuple[str, int]]:
-    """The path of a script and a descriptor, where only root and its owner can change the path."""
-    given = os.path.abspath(script)
-    with ExitStack() as held:
-        try:
-            opened = os.open(given, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            held.callback(os.close, opened)
-            info = os.fstat(opened)
-            if stat.S_ISLNK(info.st_mode):
-                raise MarkError(f'{given} is a symbolic link: name what it leads to')
-            if not stat.S_ISREG(info.st_mode):
-                raise MarkError(f'{given} is not a regular file')
-            fd = os.open(f'/proc/self/fd/{opened}', os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            held.callback(os.close, fd)
-        except OSError as error:
-            raise MarkError(f'{given}: {error.strerror}') from None
-        path = os.readlink(f'/proc/self/fd/{fd}')
-        directory, base = os.path.split(path)
-        *linked, last = stops(os.path.dirname(given))
-        if (last, os.path.basename(given)) != (directory, base):
-            raise MarkError(f'{given} has become another file meanwhile')
-        for stop in linked:
-            _refuse(strangers(stop))
-        _refuse(strangers(directory, info.st_uid))
-        yield path, fd
-
-
-def _refuse(reasons: Iterator[str]) -> None:
-    if reason := next(reasons, None):
-        raise MarkError(reason)
 
 
 def _ids(
@@ -218,8 +189,8 @@ def _copy(
     """Copy a script into a directory, where the copy is checked before it gets its name."""
     *linked, directory = stops(os.path.abspath(to))
     for stop in linked:
-        _refuse(strangers(stop))
-    _refuse(strangers(directory, owner[0]))
+        refuse(strangers(stop), MarkError)
+    refuse(strangers(directory, owner[0]), MarkError)
     try:
         place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:

@@ -13,6 +13,7 @@ import pytest
 
 from caps import Caps
 from caps.admin import mark as module
+from caps.admin import opening
 from caps.admin.mark import MarkError, inheritable, mark, unmark
 from caps.admin.ppy import install
 from caps.cli import main
@@ -194,7 +195,7 @@ def test_who_owns_a_directory_above_has_no_other_file_marked(
     for path in den, named.parent:
         os.chown(path, accounts.attacker.uid, accounts.attacker.gid, follow_symlinks=False)
     if kind == 'exchanged':  # as soon as it has been opened
-        real = module.stops
+        real = opening.stops
 
         def stops(path):
             if str(path).startswith(str(den)):
@@ -202,7 +203,7 @@ def test_who_owns_a_directory_above_has_no_other_file_marked(
                 named.parent.mkdir()
             return real(path)
 
-        monkeypatch.setattr(module, 'stops', stops)
+        monkeypatch.setattr(opening, 'stops', stops)
     if deed is unmark:
         KILL.apply(named.resolve())
     before = state(named.resolve()), state(secret / 'report.py')

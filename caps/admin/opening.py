@@ -1,0 +1,57 @@
+"""A file that somebody else may own, opened to be changed: one descriptor is judged and changed.
+
+Its own path in the kernel is the one that was named, with no link on it but root's, in directories
+that only root and its owner can change.  So nobody who owns a directory above can have another
+file changed.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from caps.admin.places import stops
+from caps.admin.transaction import AdminError
+from caps.system.path import strangers
+
+PathText = str | os.PathLike[str]
+
+
+@contextmanager
+def opened_file(
+    file: PathText, owner: int | None = None, refusal: type[AdminError] = AdminError
+) -> Iterator[tuple[str, int]]:
+    """The path of a file and a descriptor, where only root and its owner can change the path.
+
+    owner: who that is; by default whose the file is
+    refusal: what is raised where it is otherwise
+    """
+    given = os.path.abspath(file)
+    with ExitStack() as held:
+        try:
+            opened = os.open(given, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            held.callback(os.close, opened)
+            info = os.fstat(opened)
+            if stat.S_ISLNK(info.st_mode):
+                raise refusal(f'{given} is a symbolic link: name what it leads to')
+            if not stat.S_ISREG(info.st_mode):
+                raise refusal(f'{given} is not a regular file')
+            fd = os.open(f'/proc/self/fd/{opened}', os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            held.callback(os.close, fd)
+        except OSError as error:
+            raise refusal(f'{given}: {error.strerror}') from None
+        path = os.readlink(f'/proc/self/fd/{fd}')
+        directory, base = os.path.split(path)
+        *linked, last = stops(os.path.dirname(given))
+        if (last, os.path.basename(given)) != (directory, base):
+            raise refusal(f'{given} has become another file meanwhile')
+        for stop in linked:
+            refuse(strangers(stop), refusal)
+        refuse(strangers(directory, info.st_uid if owner is None else owner), refusal)
+        yield path, fd
+
+
+def refuse(reasons: Iterator[str], refusal: type[AdminError]) -> None:
+    """Raise the first reason, if there is one."""
+    if reason := next(reasons, None):
+        raise refusal(reason)
