@@ -5,10 +5,12 @@ that only root and its owner can change.  So nobody who owns a directory above c
 file changed.
 """
 
+import fcntl
 import os
+import signal
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 from caps.admin.places import stops
 from caps.admin.transaction import AdminError
@@ -55,3 +57,23 @@ def refuse(reasons: Iterator[str], refusal: type[AdminError]) -> None:
     """Raise the first reason, if there is one."""
     if reason := next(reasons, None):
         raise refusal(reason)
+
+
+@contextmanager
+def without_writers(fd: int) -> Iterator[Callable[[], bool]]:
+    """Let nobody write to a file that only its owner and root may open for that.
+
+    Nobody has it open or mapped to write to it when the block begins, and whoever opens it then
+    waits for the block to end.  Who has waited too long for the kernel is let in: the function says
+    whether that is about to happen, or has.
+
+    Raises BlockingIOError where somebody has it open, and OSError, EINVAL or another, where the
+    file system has no leases; see fcntl(2), "Leases".
+    """
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # which is ignored; SIGIO would end this process
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    try:
+        yield lambda: fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK
+    finally:
+        with suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

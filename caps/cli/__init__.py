@@ -9,7 +9,18 @@ import sys
 from collections.abc import Sequence
 
 from caps import __version__
-from caps.cli import audit, capabilities, completion, explain, files, find, ppy, show, venv
+from caps.cli import (
+    audit,
+    capabilities,
+    completion,
+    explain,
+    files,
+    find,
+    manifest,
+    ppy,
+    show,
+    venv,
+)
 from caps.cli.output import Output
 from caps.cli.parsers import Commands, Parser, add_json
 
@@ -23,6 +34,7 @@ examples:
   sudo caps set cap_net_raw=ep FILE     what setcap does; get and remove it likewise
   sudo caps venv mark DIR cap_net_raw   for the python of one virtual environment only
   sudo caps ppy install                 for scripts: then mark a script and run it through ppy
+  sudo caps manifest check              which marks an upgrade took away, and which are unexpected
   . <(caps completion bash)             complete all this
 """
 VERSION = """\
@@ -116,7 +128,7 @@ def parser() -> Parser:
     parser.add_argument('-V', '--version', action=_Version, nargs=0, help='print the version')
     add_json(parser)
     commands = Commands(parser)
-    for group in show, files, find, explain, audit, venv, ppy, capabilities, completion:
+    for group in show, files, find, explain, audit, venv, ppy, manifest, capabilities, completion:
         group.add(commands)
     commands.add('version', _print_version, 'print the version', VERSION)
     adding = commands.add('help', _print_help, 'the help of a command', HELP)

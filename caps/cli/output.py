@@ -93,6 +93,11 @@ class Output:
             shown[-1] = f'{STYLES[style]}{shown[-1]}\x1b[m'
         print(*shown)
 
+    def text(self, text: str) -> None:
+        """Print a line of a file, in which what is not printable is escaped as the file has it."""
+        if not self.as_json:
+            print(text)
+
     def name(self, name: str) -> None:
         """Print the name of a file as it is, ended as xargs(1) has it with --null."""
         if not self.as_json:

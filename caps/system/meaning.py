@@ -1,6 +1,9 @@
 """What each capability allows, in a line, and which amount to root; see capabilities(7)."""
 
-from caps import CapSet
+import os
+import re
+
+from caps import Caps, CapSet
 
 MEANING = {
     'cap_chown': 'change the owner and group of any file',
@@ -52,3 +55,16 @@ AMOUNTS_TO_ROOT = CapSet(
     'cap_setuid,cap_sys_admin,cap_sys_boot,cap_sys_chroot,cap_sys_module,cap_sys_ptrace,'
     'cap_sys_rawio,cap_bpf,cap_mac_admin,cap_mac_override'
 )
+
+# What these are told they do, with whatever they have.
+INTERPRETER = re.compile(
+    r'(python|pypy|perl|ruby|node|nodejs|php|lua|luajit|tclsh|guile|gdb|gawk|mawk|awk|busybox|env|'
+    r'sh|ash|bash|csh|dash|fish|ksh|mksh|tcsh|zsh)[0-9.]*'
+)
+
+
+def amounts_to_root(path: str, caps: Caps) -> bool:
+    """Whether a file makes whoever runs it root, or does for everyone whatever it is told."""
+    if (caps.permitted | caps.inheritable) & AMOUNTS_TO_ROOT:
+        return True
+    return bool(caps.permitted) and bool(INTERPRETER.fullmatch(os.path.basename(path)))

@@ -1,0 +1,137 @@
+"""caps manifest: the files that carry capabilities, listed, compared and brought back."""
+
+from __future__ import annotations
+
+import argparse
+
+from caps.cli.documents import PROBLEMS, Document
+from caps.cli.output import Output
+from caps.cli.parsers import Commands, Parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from caps.admin.manifest import Drift
+
+EXAMPLES = """\
+A manifest is text with a line for each file. What no package owns has its sha256 there as well.
+
+examples:
+  sudo caps manifest save /usr /srv --into /etc/caps/manifest
+      what carries capabilities now is what is to carry them
+  caps manifest check
+      after an upgrade: what is not as listed
+  sudo caps manifest restore
+      brings the marks back, where the files are the ones that were meant
+"""
+SAVE = """\
+With --into, a file that is there keeps its comments, its order, and what it lists besides: what has
+been found is changed in place or added at the end. Remove a line to have a mark forgotten.
+
+examples:
+  caps manifest save /usr/bin
+  sudo caps manifest save /usr /srv --into /etc/caps/manifest
+"""
+CHECK = """\
+Without FILE: /etc/caps/manifest and all in /etc/caps/manifest.d. What amounts to root comes first
+and is called that.
+
+  lost        has no capabilities any more
+  changed     has others, or another owner, group, mode or content
+  missing     is not there
+  unsafe      could be changed by others, or cannot be verified: is not brought back
+  unexpected  has capabilities and is not listed
+  unknown     cannot be looked at by this account
+
+examples:
+  sudo caps manifest check
+  sudo caps manifest check --json /srv/app/manifest
+"""
+RESTORE = """\
+A file gets its owner, group, mode and capabilities back only where it is regular, has one name, is
+root's or the listed owner's, lies in directories that only these two can change, and holds what the
+listed sha256 or dpkg says. Otherwise it stays as it is, and the exit status is 1. FILE must be
+root's alone.
+
+examples:
+  sudo caps manifest restore --dry-run
+  sudo caps manifest restore
+"""
+DRIFT: Document = {
+    'kind': 'str',
+    'path': 'str',
+    'amounts_to_root': 'bool',
+    'reason': 'str',
+    'refusal': 'str | null',
+}
+DRIFTS: Document = {'files': [DRIFT], **PROBLEMS}
+
+
+def add(commands: Commands) -> None:
+    """Add the commands to those of a parser."""
+    text = 'which files are to carry which capabilities: list, compare, bring back'
+    group = commands.group('manifest', text, EXAMPLES)
+    parser = group.add('save', save, 'list what carries capabilities', SAVE)
+    parser.add_argument('directories', nargs='+', metavar='DIR')
+    parser.add_argument('--into', metavar='FILE', help='merge it into a manifest')
+    parser = group.add('check', check, 'say what is not as listed', CHECK, DRIFTS)
+    _add_files(parser)
+    parser = group.add('restore', restore, 'bring back what is not as listed', RESTORE, DRIFTS)
+    _add_files(parser)
+    parser.add_argument('--dry-run', action='store_true', help='only say what would be')
+
+
+def _add_files(parser: Parser) -> None:
+    parser.add_argument('files', nargs='*', metavar='FILE')
+
+
+def save(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.admin import manifest
+
+    found, problems = manifest.survey(arguments.directories)
+    for problem in problems:
+        out.problem(problem)
+    if arguments.into is None:
+        for line in manifest.merged((), '', found):
+            out.text(line)
+    else:
+        manifest.save(found, arguments.into)
+    return bool(found.files)
+
+
+def check(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.admin import manifest
+
+    drifts, problems = manifest.check(manifest.read(arguments.files, is_trusted=False))
+    for drift in drifts:
+        grave = ' (amounts to root)' if drift.amounts_to_root else ''
+        out.line(f'{drift.kind:<11}', drift.path, f'{drift.reason}{grave}', style='yellow')
+    for problem in problems:
+        out.problem(problem)
+    out.document = {'files': [*map(document, drifts)]}
+    return not drifts
+
+
+def restore(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.admin import manifest
+
+    listed = manifest.read(arguments.files, is_trusted=True)
+    drifts = manifest.restore(listed, is_dry=arguments.dry_run)
+    done = 'would be restored' if arguments.dry_run else 'restored'
+    for drift in drifts:
+        if drift.refusal:
+            out.problem(f'{drift.path} is not restored: {drift.refusal}')
+        else:
+            out.line(done, drift.path, drift.listed.text if drift.listed else '', style='yellow')
+    out.document = {'files': [*map(document, drifts)]}
+    return True
+
+
+def document(drift: Drift) -> Document:
+    """A file that is not as listed."""
+    return {
+        'kind': drift.kind,
+        'path': drift.path,
+        'amounts_to_root': drift.amounts_to_root,
+        'reason': drift.reason,
+        'refusal': drift.refusal,
+    }

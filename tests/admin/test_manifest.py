@@ -1,0 +1,720 @@
+"""caps manifest: what is listed comes back, and only to the file that was meant."""
+
+import hashlib
+import json
+import mmap
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caps import Caps
+from caps.admin import manifest as module
+from caps.admin.manifest import check, read, restore, save, survey
+from caps.admin.manifest_text import Listed, Manifest, ManifestError, quoted, read_into, words_of
+from caps.admin.transaction import AdminError
+from caps.cli import main
+from caps.system.packages import recorded_digests
+from support import SOAK, needs, needs_root, run
+from support.attacks import PYTHON
+
+KILL = 'cap_kill=ep'
+NAMES = st.binary(min_size=1).filter(lambda name: b'\0' not in name).map(os.fsdecode)
+
+
+def listed_as_is(path, text=KILL, **changes):
+    """A file as it is, but with a mark."""
+    info = os.lstat(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    mode = stat.S_IMODE(info.st_mode)
+    values = {'owner': str(info.st_uid), 'group': str(info.st_gid), 'mode': mode, 'sha256': sha256}
+    return Listed(str(path), text, **(values | changes))
+
+
+def of(*listed, searched=()):
+    return Manifest({file.path: file for file in listed}, [*map(str, searched)])
+
+
+def state(path):
+    info, caps = path.lstat(), None
+    if path.is_file() and not path.is_symlink():
+        caps = Caps.from_file(path)
+    mark = str(caps) if caps and caps.marked else None
+    return info.st_ino, info.st_mode, info.st_uid, info.st_gid, mark
+
+
+@pytest.fixture
+def tool(scene):
+    """A program of root's own."""
+    path = scene / 'tool'
+    shutil.copy('/bin/true', path)
+    path.chmod(0o755)
+    return path
+
+
+# ---- The text ----
+
+
+@given(st.lists(NAMES))
+def test_words_of_any_bytes_survive_in_one_printable_line(words):
+    line = ' '.join(map(quoted, words))
+    assert line.isprintable()
+    assert words_of(line) == (words, '')
+    assert words_of(f'{line} # why')[0] == words
+
+
+@given(NAMES, NAMES, NAMES, st.integers(0, 0o7777), st.integers(0, 2**32 - 2), st.booleans())
+def test_listed_file_is_read_as_it_was_written(name, owner, group, mode, root_id, is_owned):
+    sha256 = None if is_owned else 64 * 'a'
+    path = os.path.normpath('/' + name.strip('/')).replace('//', '/')
+    listed = Listed(path, '=ep cap_kill-ep', owner, group, mode, root_id, sha256)
+    manifest = Manifest()
+    read_into(manifest, [f'{listed}\n'.encode()], 'manifest')
+    assert manifest.files == {path: listed}
+
+
+HOSTILE = {
+    'relative': 'file usr/bin/ping cap_kill=ep root root 755',
+    'upwards': 'file /srv/../bin/sh cap_kill=ep root root 755',
+    'an upward search': 'search /srv/..',
+    'a zero byte': r'file "/bin/sh\x00" cap_kill=ep root root 755',
+    'too short': 'file /bin/sh cap_kill=ep root',
+    'no mode': 'file /bin/sh cap_kill=ep root root rwx',
+    'too much mode': 'file /bin/sh cap_kill=ep root root 77777',
+    'an unknown option': 'file /bin/sh cap_kill=ep root root 755 unchecked=yes',
+    'two digests': f'file /bin/sh = root root 755 sha256={64 * "a"} sha256={64 * "b"}',
+    'a short digest': 'file /bin/sh = root root 755 sha256=aa',
+    'a root id that is none': 'file /bin/sh = root root 755 rootid=4294967295',
+    'an unknown word': 'include /tmp/manifest',
+    'an open quote': 'file "/bin/sh = root root 755',
+    'an unknown escape': r'search "/\n"',
+    'half an escape': r'search "/\x4"',
+    'text beside a quote': 'search "/a"b',
+    'no owner': 'file /bin/sh = "" root 755',
+    'Latin-1': b'search /\xe4',
+    'endless': 'search /' + 'a' * (1 << 22),
+}
+
+
+@pytest.mark.parametrize('line', HOSTILE.values(), ids=HOSTILE)
+def test_manifest_with_a_line_that_is_not_understood_is_refused_whole(tool, scene, line):
+    line = line if isinstance(line, bytes) else line.encode()
+    file = scene / 'manifest'
+    file.write_bytes(f'# mine\n{listed_as_is(tool)}\n'.encode() + line + b'\n')
+    with pytest.raises(ManifestError, match=f'{file}:3: '):
+        read([file], is_trusted=False)
+    assert main(['manifest', 'restore', str(file)]) == 1
+    assert not Caps.from_file(tool).marked
+
+
+# ---- save ----
+
+
+@needs_root
+def test_saving_again_keeps_comments_order_and_what_is_not_there(tool, scene, capsys):
+    other = scene / 'other \xff\n'
+    shutil.copy(tool, other)
+    Caps(KILL).apply(tool)
+    Caps(KILL).apply(other)
+    file = scene / 'manifest'
+    gone = Listed(f'{scene}/gone', KILL, 'root', 'root', 0o755)
+    head = f'# mine\n\nsearch {scene}\n{gone}  # comes back\n'
+    file.write_text(f'{head}file {tool} = root root 700 # the tool\n# end\n')
+    assert main(['manifest', 'save', str(scene), '--into', str(file)]) == 0
+    assert file.read_text().startswith(head)
+    assert file.read_text().splitlines()[4:] == [
+        f'{listed_as_is(tool, owner="root", group="root")} # the tool',
+        '# end',
+        str(listed_as_is(other, owner='root', group='root')),
+    ]
+    before = file.read_bytes()
+    assert main(['manifest', 'save', str(scene), '--into', str(file)]) == 0
+    assert file.read_bytes() == before
+    capsys.readouterr()
+    assert main(['manifest', 'check', str(file), '--json']) == 1
+    (drift,) = json.loads(capsys.readouterr().out)['files']
+    assert (drift['kind'], drift['path']) == ('missing', gone.path)
+
+
+@needs_root
+@pytest.mark.parametrize('step', ['write', 'fsync', 'rename'])
+def test_save_that_fails_leaves_what_was_there(tool, scene, monkeypatch, step):
+    file = scene / 'manifest'
+    file.write_text('# mine\n')
+    found, _ = survey([scene])
+
+    def fail(*arguments, **options):
+        raise OSError(28, 'No space left on device')
+
+    if step == 'write':
+        monkeypatch.setattr(module, 'write_copy', fail)
+    else:
+        monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match='No space'):
+        save(found, file)
+    monkeypatch.undo()
+    assert file.read_text() == '# mine\n'
+    assert sorted(os.listdir(scene)) == ['manifest', 'tool']
+
+
+@needs('cap_sys_admin')
+@needs_root
+@pytest.mark.parametrize('kind', ['full', 'read-only'])
+def test_manifest_on_a_disk_that_takes_nothing_stays(tool, scene, kind):
+    disk = scene / 'disk'
+    disk.mkdir()
+    run('mount', '-t', 'tmpfs', '-o', 'size=64k,mode=755', 'none', disk, check=True)
+    try:
+        (disk / 'manifest').write_text('# mine\n')
+        if kind == 'full':
+            with suppress(OSError):
+                (disk / 'rest').write_bytes(bytes(1 << 16))
+        else:
+            run('mount', '-o', 'remount,ro', disk, check=True)
+        Caps(KILL).apply(tool)
+        assert main(['manifest', 'save', str(scene), '--into', str(disk / 'manifest')]) == 1
+        assert (disk / 'manifest').read_text() == '# mine\n'
+        assert set(os.listdir(disk)) <= {'manifest', 'rest'}
+    finally:
+        run('umount', disk, check=True)
+
+
+UNTRUSTED = {
+    'a link': ('is a symbolic link', lambda file, _: file.rename(f'{file}-') and link(file)),
+    'writable': ('can be written by others', lambda file, _: file.chmod(0o664)),
+    "another's": ('belongs to', lambda file, them: os.chown(file, them.uid, them.gid)),
+    'in an open directory': ('users other than root can write', lambda file, _: open_to_all(file)),
+    "in another's directory": (
+        'belongs to uid',
+        lambda file, them: os.chown(file.parent, them.uid, them.gid),
+    ),
+    'a pipe': ('not a regular file', lambda file, _: (file.unlink(), os.mkfifo(file))),
+}
+
+
+def link(file):
+    file.symlink_to(f'{file}-')
+
+
+def open_to_all(file):
+    file.parent.chmod(0o777)
+
+
+@needs_root
+@pytest.mark.parametrize(('match', 'spoil'), UNTRUSTED.values(), ids=UNTRUSTED)
+@pytest.mark.parametrize('deed', ['restore', 'save'])
+def test_manifest_that_others_could_change_is_not_acted_on(
+    tool, scene, accounts, match, spoil, deed
+):
+    (scene / 'etc').mkdir(mode=0o755)
+    file = scene / 'etc/manifest'
+    file.write_text(f'{listed_as_is(tool)}\n')
+    spoil(file, accounts.attacker)
+    deeds = {'restore': lambda: read([file], is_trusted=True), 'save': lambda: save(of(), file)}
+    with pytest.raises(AdminError, match=match):
+        deeds[deed]()
+
+
+# ---- check and restore ----
+
+
+@needs_root
+def test_mark_that_a_copy_lost_comes_back_with_owner_group_and_mode(tool, scene, accounts):
+    owner = accounts.owner
+    tool.write_text('#!/usr/local/bin/ppy\n')
+    os.chown(tool, owner.uid, owner.gid)
+    tool.chmod(0o750)
+    Caps('cap_kill=i').apply(tool)
+    listed, problems = survey([scene])
+    assert (problems, check(listed)) == ([], ([], []))
+    before = state(tool)[1:]
+    shutil.copy(tool, scene / 'copy')
+    (scene / 'copy').rename(tool)
+    (drift,) = check(listed)[0]
+    assert drift.kind == 'lost'
+    assert f'has none, not cap_kill=i; owner root, not {owner.name}' in drift.reason
+    was = state(tool)
+    assert [drift.refusal for drift in restore(listed, is_dry=True)] == [None]
+    assert state(tool) == was
+    assert [drift.refusal for drift in restore(listed)] == [None]
+    assert state(tool)[1:] == before
+    assert restore(listed) == []
+
+
+@needs_root
+def test_drift_is_said_by_kind_and_first_what_amounts_to_root(tool, scene, capsys):
+    names = ['changed', 'lost', 'missing', 'python3', 'same', 'setuid', 'unexpected', 'unsafe']
+    for name in names:
+        shutil.copy(tool, scene / name)
+        Caps('cap_net_raw=ep').apply(scene / name)
+    file = scene / 'manifest'
+    assert main(['manifest', 'save', str(scene), '--into', str(file)]) == 0
+    Caps(KILL).apply(scene / 'changed')
+    Caps.remove(scene / 'lost')
+    (scene / 'missing').unlink()
+    Caps('cap_setuid=ep').apply(scene / 'setuid')
+    (scene / 'unsafe').chmod(0o775)
+    Caps.remove(scene / 'python3')
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(''.join(line for line in lines if 'unexpected' not in line))
+    capsys.readouterr()
+    assert main(['manifest', 'check', str(file), '--json']) == 1
+    drifts = json.loads(capsys.readouterr().out)['files']
+    assert [(drift['kind'], os.path.basename(drift['path'])) for drift in drifts] == [
+        ('lost', 'python3'),
+        ('changed', 'setuid'),
+        ('changed', 'changed'),
+        ('lost', 'lost'),
+        ('missing', 'missing'),
+        ('unexpected', 'unexpected'),
+        ('changed', 'unsafe'),
+    ]
+    assert [drift['amounts_to_root'] for drift in drifts] == 2 * [True] + 5 * [False]
+    assert main(['manifest', 'restore', str(file)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        f'caps: {scene}/missing is not restored: is not there',
+        f'caps: {scene}/unsafe is not restored: others than its owner can write to it: chmod go-w',
+    ]
+    assert captured.out.count('restored') == 4
+
+
+def test_account_that_is_not_root_is_told_to_use_sudo(tool, scene, accounts, system_venv):
+    file = scene / 'manifest'
+    Caps(KILL).apply(tool)
+    file.write_text(f'{listed_as_is(tool)}\n')
+    command = [system_venv / 'bin/caps', 'manifest']
+    assert run(*command, 'check', file, account=accounts.owner).returncode == 0
+    tool.chmod(0o700)
+    done = run(*command, 'check', file, account=accounts.owner)
+    assert (done.returncode, done.stdout.split()[0]) == (1, 'unknown')
+    done = run(*command, 'restore', file, account=accounts.owner)
+    assert (done.returncode, done.stderr) == (1, 'caps: this needs root: run it with sudo\n')
+
+
+def hard_link(tool, *_):
+    os.link(tool, f'{tool}-too')
+
+
+def replaced_by_link(tool, *_):
+    tool.rename(f'{tool}-')
+    tool.symlink_to(f'{tool}-')
+
+
+def replaced_by_pipe(tool, *_):
+    tool.unlink()
+    os.mkfifo(tool)
+
+
+def set_user_id(tool, listed, _):
+    listed.mode = 0o4755
+
+
+def writable(tool, listed, _):
+    tool.chmod(0o775)
+
+
+def to_be_writable(tool, listed, _):
+    listed.mode = 0o777
+
+
+def of_the_attacker(tool, listed, attacker):
+    os.chown(tool, attacker.uid, attacker.gid)
+
+
+def other_content(tool, listed, _):
+    tool.write_bytes(tool.read_bytes() + b'x')
+
+
+def unverified(tool, listed, _):
+    listed.sha256 = None
+
+
+def of_a_newer_kernel(tool, listed, _):
+    listed.text = 'cap_of_tomorrow=ep'
+
+
+def half_effective(tool, listed, _):
+    listed.text = 'cap_kill=ep cap_chown+p'
+
+
+def of_nobody_here(tool, listed, _):
+    listed.owner = 'nobody-here'
+
+
+def open_directory(tool, *_):
+    tool.parent.chmod(0o777)
+
+
+def directory_of_the_attacker(tool, listed, attacker):
+    os.chown(tool.parent, attacker.uid, attacker.gid)
+
+
+REFUSED = {
+    hard_link: 'several hard links',
+    replaced_by_link: 'is a symbolic link',
+    replaced_by_pipe: 'is not a regular file',
+    set_user_id: 'set-user-ID',
+    writable: 'others than its owner can write',
+    to_be_writable: 'others than its owner can write',
+    of_the_attacker: 'belongs to caps-tests-attacker',
+    other_content: 'has other content than listed',
+    unverified: 'no package that is wholly installed',
+    of_a_newer_kernel: "'cap_of_tomorrow' is not a capability",
+    half_effective: 'a file has its effective set',
+    of_nobody_here: "there is no user 'nobody-here'",
+    open_directory: 'users other than root can write',
+    directory_of_the_attacker: 'belongs to uid',
+}
+
+
+@needs_root
+@pytest.mark.parametrize('spoil', REFUSED, ids=lambda spoil: spoil.__name__)
+def test_file_that_is_not_the_one_that_was_meant_stays_as_it_is(scene, accounts, spoil):
+    (scene / 'bin').mkdir(mode=0o755)
+    tool = scene / 'bin/tool'
+    shutil.copy('/bin/true', tool)
+    tool.chmod(0o755)
+    listed = listed_as_is(tool)
+    spoil(tool, listed, accounts.attacker)
+    before = state(tool)
+    (drift,) = restore(of(listed))
+    assert REFUSED[spoil] in drift.refusal
+    assert state(tool) == before
+    if not stat.S_ISFIFO(before[1]):
+        naive(listed)
+        assert state(tool) != before or tool.is_symlink() or spoil in UNREACHED
+
+
+UNREACHED = {of_a_newer_kernel, half_effective, of_nobody_here, other_content}
+
+
+def naive(listed, between=lambda: None):
+    """What restores by name, as a script with setcap in it does, after a look at the content."""
+    with suppress(ValueError, OSError):
+        with open(listed.path, 'rb') as file:
+            content = file.read()
+        if listed.sha256 in (None, hashlib.sha256(content).hexdigest()):
+            between()
+            os.chown(listed.path, int(listed.owner), int(listed.group))
+            os.chmod(listed.path, listed.mode)
+            Caps(listed.text).apply(listed.path)
+
+
+def exchange_files(den):
+    """Put a program of one's own in the place of the one that is listed."""
+    os.rename(den / 'evil', den / 'app/tool')
+
+
+def exchange_directories(den):
+    """Have the path lead to a file of root's."""
+    os.rename(den / 'app', den / 'gone')
+    os.symlink('../secret', den / 'app')
+
+
+@pytest.fixture
+def app(scene, accounts):
+    """A directory of the attacker's with a program that is listed, and what they want marked."""
+    them, den = accounts.attacker, scene / 'den'
+    for directory in den, den / 'app', scene / 'secret':
+        directory.mkdir(mode=0o755)
+    for path in den / 'app/tool', den / 'evil', scene / 'secret/tool':
+        path.write_text('listed' if path.parent.name == 'app' else 'evil')
+        path.chmod(0o755)
+    for path in den, den / 'app', den / 'app/tool', den / 'evil':
+        os.chown(path, them.uid, them.gid)
+    listed = listed_as_is(den / 'app/tool')
+    wanted = [den / 'evil', den / 'app/tool', scene / 'secret/tool']
+    return SimpleNamespace(den=den, listed=listed, wanted=wanted, secret=scene / 'secret')
+
+
+@needs_root
+@pytest.mark.parametrize('exchange', [exchange_files, exchange_directories])
+@pytest.mark.parametrize('is_naive', [True, False], ids=['naive', 'ours'])
+def test_file_that_is_exchanged_after_the_look_is_not_marked(app, monkeypatch, exchange, is_naive):
+    if is_naive:
+        naive(app.listed, lambda: exchange(app.den))
+    else:
+        real = module._judge
+
+        def judge(*arguments):
+            real(*arguments)
+            exchange(app.den)
+
+        monkeypatch.setattr(module, '_judge', judge)
+        restore(of(app.listed))
+    assert is_marked_evil(app) == is_naive
+    assert (app.secret.joinpath('tool').stat().st_uid != 0) == (
+        is_naive and exchange is exchange_directories
+    )
+
+
+def is_marked_evil(app):
+    existing = [path for path in app.wanted if path.exists()]
+    return any(path.read_text() == 'evil' and Caps.from_file(path).marked for path in existing)
+
+
+EXCHANGING = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+one, two = (name.encode() for name in sys.argv[1:])
+assert libc.renameat2(-100, one, -100, two, 2) == 0
+print('begun', flush=True)
+while libc.renameat2(-100, one, -100, two, 2) == 0:
+    pass
+"""
+
+
+@needs_root
+@pytest.mark.parametrize('is_naive', [True, False], ids=['naive', 'ours'])
+def test_race_for_a_mark_is_lost(app, is_naive, accounts):
+    one, two = app.den / 'app/tool', app.den / 'evil'
+    command = [PYTHON, '-c', EXCHANGING, one, two]
+    options = {'user': accounts.attacker.uid, 'stdout': subprocess.PIPE}
+    with subprocess.Popen(command, **options) as attacker:
+        try:
+            assert attacker.stdout.readline() == b'begun\n'
+            for _ in range(20_000 if is_naive else 500 * SOAK):
+                naive(app.listed) if is_naive else restore(of(app.listed))
+                if is_marked_evil(app):
+                    break
+        finally:
+            attacker.send_signal(signal.SIGKILL)
+    assert is_marked_evil(app) == is_naive
+
+
+@needs_root
+@pytest.mark.parametrize('is_naive', [True, False], ids=['naive', 'ours'])
+@pytest.mark.parametrize('way', ['descriptor', 'mapping'])
+def test_owner_who_can_already_write_to_the_file_gets_no_mark(app, is_naive, way):
+    tool = app.den / 'app/tool'
+    fd = os.open(tool, os.O_RDWR)
+    mapping = mmap.mmap(fd, 0) if way == 'mapping' else None
+    if mapping:
+        os.close(fd)
+    if is_naive:
+        naive(app.listed)
+    else:
+        (drift,) = restore(of(app.listed))
+        assert drift.refusal == 'somebody has it open to write to it'
+    if mapping:
+        mapping[:4] = b'evil'
+        mapping.close()
+        assert tool.read_text() == 'evil' + 'ed'
+        assert Caps.from_file(tool).marked == is_naive
+    else:  # the kernel takes the mark away by itself
+        os.write(fd, b'evil')
+        os.close(fd)
+        assert not Caps.from_file(tool).marked
+
+
+@needs_root
+def test_owner_who_opens_the_file_meanwhile_has_the_mark_taken_back(app, monkeypatch):
+    tool = app.den / 'app/tool'
+    real = module._change
+
+    def change(*arguments):
+        real(*arguments)
+        with pytest.raises(BlockingIOError):
+            os.open(tool, os.O_RDWR | os.O_NONBLOCK)
+
+    monkeypatch.setattr(module, '_change', change)
+    before = state(tool)
+    (drift,) = restore(of(app.listed))
+    assert drift.refusal == 'somebody opened it meanwhile to write to it'
+    assert state(tool) == before
+
+
+@needs_root
+@pytest.mark.parametrize('step', ['fchown', 'fchmod', 'fsync', 'apply'])
+def test_step_that_fails_leaves_the_file_as_it_was(tool, accounts, monkeypatch, step):
+    owner = accounts.owner
+    listed = listed_as_is(tool, owner=str(owner.uid), group=str(owner.gid), mode=0o750)
+    Caps('cap_chown=p').apply(tool)
+    before = state(tool)
+    where = Caps if step == 'apply' else os
+    real, calls = getattr(where, step), []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(30, 'Read-only file system')
+        return real(*arguments)
+
+    monkeypatch.setattr(where, step, fail)
+    (drift,) = restore(of(listed))
+    assert drift.refusal == 'Read-only file system'
+    assert state(tool) == before
+    assert restore(of(listed))[0].refusal is None
+    assert str(Caps.from_file(tool)) == KILL
+
+
+KILLED = """
+import os, signal, sys
+from caps import Caps
+from caps.admin import manifest
+step, file = sys.argv[1:]
+where = Caps if step == 'apply' else os
+real = getattr(where, step)
+def kill(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(where, step, kill)
+manifest.restore(manifest.read([file], is_trusted=True))
+"""
+
+
+@needs_root
+@pytest.mark.parametrize('step', ['fchown', 'fchmod', 'apply', 'fsync'])
+def test_restore_that_is_killed_has_granted_nothing_else_and_can_be_repeated(
+    tool, scene, accounts, step
+):
+    owner = accounts.owner
+    listed = listed_as_is(tool, owner=str(owner.uid), group=str(owner.gid), mode=0o750)
+    (scene / 'manifest').write_text(f'{listed}\n')
+    done = run(sys.executable, '-c', KILLED, step, scene / 'manifest')
+    assert done.returncode == -signal.SIGKILL
+    if Caps.from_file(tool).marked:
+        assert state(tool)[1:] == (stat.S_IFREG | 0o750, owner.uid, owner.gid, KILL)
+    (drift,) = restore(of(listed)) or [None]
+    assert drift is None or drift.refusal is None
+    assert state(tool)[1:] == (stat.S_IFREG | 0o750, owner.uid, owner.gid, KILL)
+
+
+@pytest.fixture
+def memory(scene):
+    """A directory of root's that needs no disk."""
+    run('mount', '-t', 'tmpfs', '-o', 'mode=755', 'none', scene, check=True)
+    yield scene
+    run('umount', scene, check=True)
+
+
+@needs('cap_sys_admin')
+@needs_root
+def test_random_drifts_are_restored_or_refused_as_a_model_says(memory, accounts):
+    chance = random.Random(1)
+    owners = [0, accounts.owner.uid, accounts.attacker.uid]
+    (memory / 'bin').mkdir()
+    tool = memory / 'bin/tool'
+    for _ in range(1000 * SOAK):
+        tool.unlink(missing_ok=True)
+        tool.write_text('good')
+        wanted = chance.choice(owners[:2])
+        group, mode = chance.choice(owners), chance.choice([0o755, 0o750, 0o700])
+        listed = listed_as_is(tool, owner=str(wanted), group=str(group), mode=mode)
+        content = chance.choices(['good', 'evil'], [4, 1])[0]
+        tool.write_text(content)
+        actual, directory = chance.choice(owners), chance.choices(owners, [4, 1, 1])[0]
+        actual_mode = chance.choices([0o755, 0o644, 0o664, 0o757], [4, 4, 1, 1])[0]
+        directory_mode = chance.choices([0o755, 0o700, 0o775, 0o1777], [4, 1, 1, 1])[0]
+        os.chown(tool, actual, actual)
+        tool.chmod(actual_mode)
+        mark = chance.choice([None, KILL, 'cap_chown=p'])
+        if mark:
+            Caps(mark).apply(tool)
+        os.chown(memory / 'bin', directory, -1)
+        (memory / 'bin').chmod(directory_mode)
+        before = state(tool)
+        is_granted = (
+            content == 'good'
+            and actual in (0, wanted)
+            and directory in (0, wanted)
+            and not actual_mode & 0o022
+            and not directory_mode & 0o022
+        )
+        drifts = restore(of(listed))
+        after = (stat.S_IFREG | mode, wanted, group, KILL)
+        assert [drift.refusal is None for drift in drifts] == (
+            [is_granted] if before[1:] != after or not is_granted else []
+        )
+        assert state(tool) == ((before[0], *after) if is_granted else before)
+
+
+# ---- Packages ----
+
+
+def test_digests_are_those_of_the_files_as_their_packages_have_them():
+    if not os.path.exists('/usr/bin/dpkg-query'):
+        assert recorded_digests(['/usr/bin/env']) == {}
+        return
+    paths = [os.path.realpath(path) for path in ('/bin/sh', '/bin/ls', '/usr/bin/env')]
+    strange = ['/etc/passwd', '/absent', '/usr/bin/l*', '/usr/bin/[', '-L', '/usr/bin/']
+    recorded = recorded_digests([*paths, *strange])
+    for path in paths:
+        with open(path, 'rb') as file:
+            assert recorded.pop(path) == hashlib.md5(file.read()).hexdigest()
+    assert recorded == {}
+
+
+CONTROL = """\
+Package: caps-tests
+Version: {version}
+Architecture: all
+Maintainer: nobody <nobody@localhost>
+Description: none
+"""
+# In a mount namespace whose dpkg knows of this package alone.
+UPGRADE = """
+set -e
+mount -t tmpfs -o mode=755 none /var/lib/dpkg
+mkdir /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers
+touch /var/lib/dpkg/status
+cd "$0"
+dpkg -i one.deb >&2
+"$1" -m caps set cap_kill=ep "$0/opt/tool"
+"$1" -m caps manifest save "$0/opt" --into "$0/manifest"
+dpkg -i two.deb >&2
+"$1" -m caps manifest check "$0/manifest" || echo "check $?"
+"$1" -m caps manifest restore "$0/manifest"; echo "restore $?"
+"$1" -m caps manifest check "$0/manifest"; echo "check $?"
+"$1" -m caps remove "$0/opt/tool"
+dpkg --unpack one.deb >&2
+"$1" -m caps manifest restore "$0/manifest" || echo "unpacked $?"
+dpkg --configure caps-tests >&2
+"$1" -m caps manifest restore "$0/manifest"; echo "configured $?"
+echo evil >> "$0/opt/tool"
+"$1" -m caps manifest restore "$0/manifest" || echo "changed $?"
+"""
+
+
+@needs('cap_sys_admin')
+@needs_root
+def test_mark_comes_back_after_an_upgrade_by_dpkg(scene):
+    if not shutil.which('dpkg-deb'):
+        return
+    for version in 'one', 'two':
+        tree = scene / version
+        (tree / 'DEBIAN').mkdir(parents=True)
+        number = 1 + (version == 'two')
+        (tree / 'DEBIAN/control').write_text(CONTROL.format(version=number))
+        path = tree / str(scene / 'opt/tool').lstrip('/')
+        path.parent.mkdir(parents=True)
+        path.write_text(version)
+        path.chmod(0o755)
+        digest = hashlib.md5(version.encode()).hexdigest()
+        (tree / 'DEBIAN/md5sums').write_text(f'{digest}  {path.relative_to(tree)}\n')
+        run('dpkg-deb', '--root-owner-group', '-b', tree, f'{tree}.deb', check=True)
+    done = run('unshare', '--mount', 'sh', '-c', UPGRADE, scene, sys.executable)
+    tool = f'{scene}/opt/tool'
+    assert 'sha256' not in (scene / 'manifest').read_text()
+    assert done.stdout.splitlines() == [
+        f'lost        {tool} has none, not {KILL}',
+        'check 1',
+        f'restored {tool} {KILL}',
+        'restore 0',
+        'check 0',
+        'unpacked 1',
+        f'restored {tool} {KILL}',
+        'configured 0',
+        'changed 1',
+    ], done.stdout + done.stderr
+    assert 'is of no package that is wholly installed' in done.stderr
+    assert "has other content than its package's" in done.stderr
