@@ -9,6 +9,7 @@ descriptor, to whose file nobody can write meanwhile.
 import grp
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -18,11 +19,13 @@ from dataclasses import dataclass
 from caps import Caps
 from caps.accounts import id_of, user_name
 from caps.admin.copies import sync, take_back, write_copy
+from caps.admin.installation import recorded
 from caps.admin.manifest_text import Listed, Manifest, merged, read_into
 from caps.admin.opening import opened_file, refuse, without_writers
 from caps.admin.places import stops
 from caps.admin.transaction import AdminError, transaction
 from caps.system.find import find
+from caps.system.launcher import LAUNCHER_CAPS
 from caps.system.look import look_at
 from caps.system.meaning import amounts_to_root
 from caps.system.packages import recorded_digests
@@ -32,6 +35,7 @@ __all__ = ['Drift', 'Refusal', 'check', 'merged', 'read', 'restore', 'save', 'su
 
 PathText = str | os.PathLike[str]
 PLACE = '/etc/caps/manifest'
+PPY = re.compile(r'(.*)/(?:bin/([^/]+)|libexec/([^/]+)-[a-z0-9_]{8}/[^/]+)', re.DOTALL)
 LINE = 1 << 21  # bytes, which is more than a line may have
 TITLE = '# What carries capabilities here. See "caps manifest --help".\n'
 
@@ -80,7 +84,7 @@ def survey(directories: Iterable[PathText]) -> tuple[Manifest, list[OSError]]:
     for directory in manifest.searched:
         findings = find(directory)
         problems += findings.problems
-        for path, caps in findings.files:
+        for path, caps in _without_ppy(findings.files):
             try:
                 with look_at(path) as look, look.opened() as fd:
                     if fd is None:
@@ -99,6 +103,29 @@ def survey(directories: Iterable[PathText]) -> tuple[Manifest, list[OSError]]:
         md5, sha256 = contents[path]
         listed.sha256 = None if recorded.get(path) == md5 else sha256
     return manifest, problems
+
+
+def _without_ppy(files: Iterable[tuple[str, Caps]]) -> Iterator[tuple[str, Caps]]:
+    """Files but for those of an installed ppy, which each installation writes anew and proves."""
+    for path, caps in files:
+        if not _is_of_ppy(path, caps):
+            yield path, caps
+
+
+def _is_of_ppy(path: str, caps: Caps) -> bool:
+    match = PPY.fullmatch(path)
+    if match is None:
+        return False
+    prefix, launcher, copy = match.groups()
+    with suppress(AdminError, OSError):
+        installation = recorded(prefix or '/', launcher or copy or '')
+        if installation is None or os.lstat(installation.ppy).st_uid:
+            return False
+        if launcher:
+            return path == installation.ppy and caps == LAUNCHER_CAPS
+        is_harmless = not caps.permitted and not caps.effective
+        return is_harmless and os.path.dirname(path) in installation.stages()
+    return False
 
 
 def save(manifest: Manifest, file: PathText) -> None:
@@ -189,7 +216,7 @@ def check(manifest: Manifest) -> tuple[list[Drift], list[OSError]]:
             problems.append(OSError(error.errno, error.strerror, directory))
             continue
         problems += findings.problems
-        for path, caps in findings.files:
+        for path, caps in _without_ppy(findings.files):
             if path not in manifest.files:
                 drifts.append(Drift('unexpected', path, None, f'has {shown(caps)}', caps))
     return in_order(drifts), problems

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from caps.admin.manifest import Drift
 
 EXAMPLES = """\
-A manifest is text with a line for each file. What no package owns has its sha256 there as well.
+A manifest is text with a line for each file. What no package owns has its sha256 there as well. An
+installed ppy is left out: caps ppy status looks at that.
 
 examples:
   sudo caps manifest save /usr /srv --into /etc/caps/manifest

@@ -21,6 +21,7 @@ from caps import Caps
 from caps.admin import manifest as module
 from caps.admin.manifest import check, read, restore, save, survey
 from caps.admin.manifest_text import Listed, Manifest, ManifestError, quoted, read_into, words_of
+from caps.admin.ppy import install
 from caps.admin.transaction import AdminError
 from caps.cli import main
 from caps.system.packages import recorded_digests
@@ -222,6 +223,22 @@ def test_manifest_that_others_could_change_is_not_acted_on(
     deeds = {'restore': lambda: read([file], is_trusted=True), 'save': lambda: save(of(), file)}
     with pytest.raises(AdminError, match=match):
         deeds[deed]()
+
+
+@needs_root
+@pytest.mark.parametrize('is_setuid', [False, True], ids=['file-caps', 'set-uid'])
+def test_installed_ppy_is_not_listed_but_what_looks_like_one_is(scene, system_venv, is_setuid):
+    for _ in range(2):  # of which the second keeps the copy of the first
+        install(system_venv / 'bin/python', scene, setuid=is_setuid)
+    fake = scene / 'other'
+    for name in 'bin/ppy', 'libexec/ppy-aaaaaaaa/python':
+        (fake / name).parent.mkdir(parents=True)
+        shutil.copy('/bin/true', fake / name)
+        Caps('cap_setuid=ep').apply(fake / name)
+    marked = {*map(str, scene.glob('other/*/ppy')), *map(str, scene.glob('other/*/*/python'))}
+    assert len(marked) == 2
+    assert set(survey([scene])[0].files) == marked
+    assert {drift.path for drift in check(of(searched=[scene]))[0]} == marked
 
 
 # ---- check and restore ----
