@@ -73,6 +73,7 @@ IS_INSTALLED = {
     'doc/install.rst': False,
     'doc/first-hour.rst': True,
     'doc/guide.rst': True,
+    'doc/keep.rst': True,
 }
 
 
