@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 The command is started again and again, with less and more, and each run really does what the
 command does. Its account is not root unless --as says so: by default it is who called sudo, or
-nobody. A command has done its work when it exits 0. What it prints is not shown. It is given what it
-asks for while it is tried, be that cap_setuid: audit only what you trust.
+nobody. A command has done its work when it exits 0. What it prints is not shown. It is given what
+it asks for while it is tried, be that cap_setuid: audit only what you trust.
 
 It says: needed (the command fails without it, and the kernel was seen to refuse it), degrades (it
 exits 0 without it, but a call fails), unused. It cannot know what other runs would do, and what
