@@ -6,6 +6,7 @@ content that is recorded here or by its package manager.  All that is judged and
 descriptor, to whose file nobody can write meanwhile.
 """
 
+import errno
 import grp
 import hashlib
 import os
@@ -84,11 +85,14 @@ def survey(directories: Iterable[PathText]) -> tuple[Manifest, list[OSError]]:
     for directory in manifest.searched:
         findings = find(directory)
         problems += findings.problems
-        for path, caps in _without_ppy(findings.files):
+        for path, _ in _without_ppy(findings.files):
             try:
                 with look_at(path) as look, look.opened() as fd:
                     if fd is None:
-                        raise PermissionError(13, 'cannot be read', path)
+                        raise PermissionError(errno.EACCES, 'cannot be read', path)
+                    caps = Caps.from_file(fd)
+                    if not caps.marked:  # its owner has another file there by now
+                        continue
                     contents[path] = _digest(fd, 'md5'), _digest(fd, 'sha256')
                     info, mode = look.info, stat.S_IMODE(look.info.st_mode)
             except FileNotFoundError:  # gone meanwhile

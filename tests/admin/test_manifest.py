@@ -241,6 +241,21 @@ def test_installed_ppy_is_not_listed_but_what_looks_like_one_is(scene, system_ve
     assert {drift.path for drift in check(of(searched=[scene]))[0]} == marked
 
 
+@needs_root
+def test_file_that_is_exchanged_after_it_was_found_is_not_listed(app, monkeypatch):
+    """A digest of what only root can read would be in a file that all can read."""
+    Caps(KILL).apply(app.den / 'app/tool')
+    real = module.find
+
+    def find(directory):
+        findings = real(directory)
+        exchange_directories(app.den)
+        return findings
+
+    monkeypatch.setattr(module, 'find', find)
+    assert survey([app.den])[0].files == {}
+
+
 # ---- check and restore ----
 
 
