@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import threading
 import time
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -306,7 +307,12 @@ def ring(flags):
 def workers():
     """The threads of this process that the kernel made for io_uring."""
     tasks = Path('/proc/self/task').iterdir()
-    return [task.name for task in tasks if (task / 'comm').read_text().startswith('iou-')]
+    named = []
+    for task in tasks:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            if (task / 'comm').read_text().startswith('iou-'):
+                named.append(task.name)
+    return named
 
 
 @needs_something
