@@ -1,4 +1,5 @@
 /* sudo, as far as the documents use it. Set-user-ID root, on a mount that only its test can see. */
+#define _GNU_SOURCE
 #include <err.h>
 #include <grp.h>
 #include <stdlib.h>
