@@ -77,7 +77,7 @@ static void keep_variable(const char *name)
 }
 
 /* Python runs what it finds below HOME: that must be as far out of others' reach as the script is.
-   As each directory is closed before what it has is looked at, nobody can exchange that. */
+   Each directory is checked before its entries, so an entry cannot be swapped afterwards. */
 static bool is_home(const char *path, uid_t owner)
 {
 	char walked[PATH_MAX];
@@ -162,7 +162,7 @@ static void clean_environment(uid_t owner)
 static void clean_process(void)
 {
 	const struct itimerval off = {0};
-	struct rlimit core;		   /* which would have what the script has in memory */
+	struct rlimit core = {0};	   /* which would have what the script has in memory */
 	const unsigned long slack = 50000; /* nanoseconds; prctl(2) has it for the first process */
 	sigset_t kept, none;
 	sigemptyset(&none);
