@@ -138,7 +138,7 @@ def test_nobody_reaches_the_script_of_the_proof(prefix, monkeypatch, is_naive):
         return run_as(argv, account)
 
     if is_naive:
-        monkeypatch.setattr('caps.admin.ppy.unused_id', lambda: NOBODY)
+        monkeypatch.setattr('caps.admin.staging.unused_id', lambda: NOBODY)
     monkeypatch.setattr(proof, 'run_as', run_and_attack)
     with pytest.raises(InstallError) if is_naive else nullcontext():  # its mark is gone then
         install(SH, prefix)
