@@ -11,7 +11,6 @@ import grp
 import hashlib
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,18 +18,16 @@ from dataclasses import dataclass
 
 from caps import Caps
 from caps.accounts import id_of, user_name
-from caps.admin.copies import sync, take_back, write_copy
 from caps.admin.installation import recorded
 from caps.admin.manifest_text import Listed, Manifest, merged, read_into
-from caps.admin.opening import opened_file, refuse, without_writers
-from caps.admin.places import stops
+from caps.admin.opening import opened_file, without_writers
+from caps.admin.rewriting import replace, rewriting
 from caps.admin.transaction import AdminError, transaction
 from caps.system.find import find
 from caps.system.launcher import LAUNCHER_CAPS
 from caps.system.look import look_at
 from caps.system.meaning import amounts_to_root
 from caps.system.packages import recorded_digests
-from caps.system.path import strangers
 
 __all__ = ['Drift', 'Refusal', 'check', 'merged', 'read', 'restore', 'save', 'survey']
 
@@ -135,28 +132,16 @@ def _is_of_ppy(path: str, caps: Caps) -> bool:
 def save(manifest: Manifest, file: PathText) -> None:
     """Merge what was found into a file, whose other lines stay, and which is never half written."""
     path = os.path.abspath(file)
-    directory, name = os.path.split(path)
     if path == PLACE:
         with suppress(FileExistsError):
-            os.mkdir(directory, 0o755)
-    *linked, directory = stops(directory)
-    for stop in (*linked, directory):
-        refuse(strangers(stop, os.geteuid()), AdminError)
-    with ExitStack() as held, transaction() as undo:
-        place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        held.callback(os.close, place)
+            os.mkdir(os.path.dirname(path), 0o755)
+    with rewriting(path) as (place, name):
         owner, mode, lines = (-1, -1), 0o644, [TITLE.encode()]
         with suppress(FileNotFoundError), _opened_manifest(path) as (_, fd):
             info, lines = os.fstat(fd), [*_lines(fd)]
             owner, mode = (info.st_uid, info.st_gid), stat.S_IMODE(info.st_mode)
         content = ''.join(f'{line}\n' for line in merged(lines, path, manifest)).encode()
-        temporary = f'.{name}.{secrets.token_hex(8)}'
-        written = write_copy(temporary, content, owner, mode, None, place)
-        held.callback(os.close, written)
-        undo.callback(take_back, written, temporary, place)
-        os.rename(temporary, name, src_dir_fd=place, dst_dir_fd=place)
-        undo.pop_all()
-        sync(place)
+        replace(place, name, content, owner, mode)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from caps import Caps
 from caps.admin import manifest as module
+from caps.admin import rewriting
 from caps.admin.manifest import check, read, restore, save, survey
 from caps.admin.manifest_text import Listed, Manifest, ManifestError, quoted, read_into, words_of
 from caps.admin.ppy import install
@@ -157,7 +158,7 @@ def test_save_that_fails_leaves_what_was_there(tool, scene, monkeypatch, step):
         raise OSError(28, 'No space left on device')
 
     if step == 'write':
-        monkeypatch.setattr(module, 'write_copy', fail)
+        monkeypatch.setattr(rewriting, 'write_copy', fail)
     else:
         monkeypatch.setattr(os, step, fail)
     with pytest.raises(OSError, match='No space'):
@@ -165,6 +166,54 @@ def test_save_that_fails_leaves_what_was_there(tool, scene, monkeypatch, step):
     monkeypatch.undo()
     assert file.read_text() == '# mine\n'
     assert sorted(os.listdir(scene)) == ['manifest', 'tool']
+
+
+KILLED_SAVE = """
+import os, signal, sys
+from caps import Caps
+from caps.admin import manifest, rewriting
+step, directory = sys.argv[1:]
+where = rewriting if hasattr(rewriting, step) else os
+real = getattr(where, step)
+def kill(*arguments, **options):
+    if step != 'write_copy':
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(where, step, kill)
+manifest.save(manifest.survey([directory])[0], directory + '/manifest')
+"""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    'step', ['lock', 'fchown', 'fchmod', 'fsync', 'write_copy', 'rename', 'sync', 'unlock']
+)
+def test_save_that_is_killed_leaves_one_whole_manifest_and_nothing_beside_the_next(
+    tool, scene, step
+):
+    Caps(KILL).apply(tool)
+    (scene / 'manifest').write_text('# mine\n')
+    assert run(sys.executable, '-c', KILLED_SAVE, step, scene).returncode == -signal.SIGKILL
+    content = (scene / 'manifest').read_text()
+    save(survey([scene])[0], scene / 'manifest')
+    assert content in ('# mine\n', (scene / 'manifest').read_text())
+    assert sorted(os.listdir(scene)) == ['manifest', 'tool']
+
+
+@needs_root
+def test_saves_at_once_lose_nothing(tool, scene):
+    for name in 'one', 'two', 'three':
+        (scene / name).mkdir()
+        shutil.copy(tool, scene / name)
+        Caps(KILL).apply(scene / name / 'tool')
+    command = [sys.executable, '-m', 'caps', 'manifest', 'save', '--into', scene / 'manifest']
+    names = ['one', 'two', 'three'] * 2
+    started = [subprocess.Popen([*command, scene / name]) for name in names]
+    assert [process.wait() for process in started] == [0] * len(names)
+    manifest = read([scene / 'manifest'], is_trusted=True)
+    assert sorted(manifest.files) == [f'{scene}/{name}/tool' for name in sorted(set(names))]
+    assert sorted(os.listdir(scene)) == sorted(['manifest', 'tool', *set(names)])
 
 
 @needs('cap_sys_admin')
