@@ -67,8 +67,7 @@ def library_flaws(interpreter: str, account: Account | None) -> Iterator[str]:
     if not re.fullmatch(r'(python|pypy)[0-9.]*[a-z]*', os.path.basename(interpreter)):
         return
     try:
-        finished = run_as([interpreter, '-I', '-c', PROBE], account)
-        search, mapped, problem = json.loads(finished.output)
+        taken, problem = taken_code(interpreter, account)
     except (OSError, RunError, ValueError):
         return  # no Python after all, or one that the proof will find fault with
     if problem:
@@ -76,14 +75,24 @@ def library_flaws(interpreter: str, account: Account | None) -> Iterator[str]:
             f'{interpreter} has caps installed, but other accounts cannot import it: {problem}: '
             'install the package again with umask 022'
         )
-    for path in dict.fromkeys([*search, *mapped]):
+    for path in taken:
         yield from (
             f'{interpreter} takes code from {path}: {flaw}: choose another --interpreter'
-            for flaw in _code_flaws(path)
+            for flaw in code_flaws(path)
         )
 
 
-def _code_flaws(path: str) -> Iterator[str]:
+def taken_code(interpreter: str, account: Account | None) -> tuple[list[str], str]:
+    """Where a Python takes its code from, and why it cannot import this package, if it has it.
+
+    Raises OSError, RunError or ValueError where it is no Python that works.
+    """
+    finished = run_as([interpreter, '-I', '-c', PROBE], account)
+    search, mapped, problem = json.loads(finished.output)
+    return [*dict.fromkeys([*search, *mapped])], problem
+
+
+def code_flaws(path: str) -> Iterator[str]:
     """Who else than root can change a file or directory, or what its name leads to."""
     for stop in stops(path):
         if not os.path.isfile(stop):

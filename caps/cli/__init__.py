@@ -16,6 +16,7 @@ from caps.cli import (
     explain,
     files,
     find,
+    hooks,
     manifest,
     ppy,
     show,
@@ -35,6 +36,7 @@ examples:
   sudo caps venv mark DIR cap_net_raw   for the python of one virtual environment only
   sudo caps ppy install                 for scripts: then mark a script and run it through ppy
   sudo caps manifest check              which marks an upgrade took away, and which are unexpected
+  sudo caps hooks install               brings back marks after each package run
   . <(caps completion bash)             complete all this
 """
 VERSION = """\
@@ -128,7 +130,9 @@ def parser() -> Parser:
     parser.add_argument('-V', '--version', action=_Version, nargs=0, help='print the version')
     add_json(parser)
     commands = Commands(parser)
-    for group in show, files, find, explain, audit, venv, ppy, manifest, capabilities, completion:
+    for group in (
+        show, files, find, explain, audit, venv, ppy, manifest, hooks, capabilities, completion
+    ):  # fmt: skip
         group.add(commands)
     commands.add('version', _print_version, 'print the version', VERSION)
     adding = commands.add('help', _print_help, 'the help of a command', HELP)

@@ -28,6 +28,7 @@ from caps.cli import main
 from caps.system.packages import recorded_digests
 from support import SOAK, needs, needs_root, run
 from support.attacks import PYTHON
+from support.packages import make_package
 
 KILL = 'cap_kill=ep'
 NAMES = st.binary(min_size=1).filter(lambda name: b'\0' not in name).map(os.fsdecode)
@@ -746,13 +747,6 @@ def test_digests_are_those_of_the_files_as_their_packages_have_them():
     assert recorded == {}
 
 
-CONTROL = """\
-Package: caps-tests
-Version: {version}
-Architecture: all
-Maintainer: nobody <nobody@localhost>
-Description: none
-"""
 # In a mount namespace whose dpkg knows of this package alone.
 UPGRADE = """
 set -e
@@ -782,18 +776,8 @@ echo evil >> "$0/opt/tool"
 def test_mark_comes_back_after_an_upgrade_by_dpkg(scene):
     if not shutil.which('dpkg-deb'):
         return
-    for version in 'one', 'two':
-        tree = scene / version
-        (tree / 'DEBIAN').mkdir(parents=True)
-        number = 1 + (version == 'two')
-        (tree / 'DEBIAN/control').write_text(CONTROL.format(version=number))
-        path = tree / str(scene / 'opt/tool').lstrip('/')
-        path.parent.mkdir(parents=True)
-        path.write_text(version)
-        path.chmod(0o755)
-        digest = hashlib.md5(version.encode()).hexdigest()
-        (tree / 'DEBIAN/md5sums').write_text(f'{digest}  {path.relative_to(tree)}\n')
-        run('dpkg-deb', '--root-owner-group', '-b', tree, f'{tree}.deb', check=True)
+    for number, version in enumerate(['one', 'two'], 1):
+        make_package(scene / f'{version}.deb', number, {scene / 'opt/tool': version})
     done = run('unshare', '--mount', 'sh', '-c', UPGRADE, scene, sys.executable)
     tool = f'{scene}/opt/tool'
     assert 'sha256' not in (scene / 'manifest').read_text()
