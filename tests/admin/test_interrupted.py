@@ -23,13 +23,13 @@ from support import CHILDREN, PATIENCE, SOAK, needs, needs_root, require, run
 pytestmark = needs_root
 
 SH = '/bin/sh'
-STRIDE = 1 if SOAK > 1 else 67  # of the points at which a command is killed
+STRIDE = 1 if SOAK > 1 else 17  # of the points at which a command is killed
 COMMAND = [sys.executable, '-m', 'caps', 'ppy']
 
 
 def interrupted(name, *arguments, prepare, stride=STRIDE):
     """Prepare and interrupt a command at one point after the other, until it comes to its end."""
-    for point in range(1 if stride == 1 else 7, 10_000, stride):
+    for point in range(1 if stride == 1 else 3, 10_000, stride):
         prepare()
         command = [sys.executable, CHILDREN / 'killed.py', point, name, *arguments]
         done = run('prlimit', '--core=0', *command)

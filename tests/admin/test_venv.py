@@ -481,7 +481,7 @@ def test_killed_command_leaves_nothing_to_the_next_one(environment, deed, is_cop
     if is_copied:
         copies(environment)
     before = {path: what[:2] for path, what in state(environment).items()}
-    for point in range(1 if SOAK > 1 else 23, 10_000, 1 if SOAK > 1 else 151):
+    for point in range(1 if SOAK > 1 else 7, 10_000, 1 if SOAK > 1 else 37):
         if deed != 'mark':
             mark(environment, RAW)
         done = run(sys.executable, CHILDREN / 'killed.py', point, 'SIGKILL', 'venv', *words)
