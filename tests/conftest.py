@@ -1,24 +1,29 @@
 """What the tests stand on: real accounts, a directory that all can read, an installed ppy."""
 
+import fcntl
 import functools
 import os
 import pwd
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import caps
+from caps import _caps
 from caps.admin.ppy import install, remove
+from caps.admin.registry import PLACE
 from support import MUST_RUN, ROOT, run
 from support.accounts import Account
 from support.launchers import INTERPRETERS, MODES, REPORT, Ppy, make_launcher
 from support.venvs import make_venv, pip
 
 # What tests need of the machine besides capabilities, and what fails where it is not there.
+CLONE_NEWNS = 0x20000
 MACHINE = {'user_namespaces': ['unshare', '--user', 'true'], 'loop_devices': ['losetup', '-f']}
 
 
@@ -35,6 +40,40 @@ def pytest_runtest_setup(item):
     missing += [name for name in sorted(machine) if not has(name)]
     if missing:
         (pytest.fail if MUST_RUN else pytest.skip)(f'needs {",".join(missing)}')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def registry():
+    """The place of what caps has made here, which is nobody else's while tests run."""
+    place = Path(PLACE)
+    if not caps.CapSet('cap_sys_admin,cap_dac_override') <= caps.Caps.from_process().effective:
+        was_there = place.exists()
+        yield place
+        if not was_there and not os.geteuid():
+            shutil.rmtree(place, ignore_errors=True)
+        return
+    fd = shared(place)
+    assert _caps.system_calls([(_caps.UNSHARE, CLONE_NEWNS)], False) is None
+    run('mount', '--make-rprivate', '/', check=True)
+    run('mount', '-t', 'tmpfs', '-o', 'mode=700', 'tmpfs', place, check=True)
+    yield place
+    run('umount', place, check=True)
+    with suppress(OSError):  # other tests mount theirs there, or it lists something
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        place.rmdir()
+    os.close(fd)
+
+
+def shared(place):
+    """A directory, open and there until whoever else tests here has closed it as well."""
+    while True:
+        place.mkdir(0o700, exist_ok=True)
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(place.stat(), os.fstat(fd)):
+                return fd
+        os.close(fd)
 
 
 @pytest.fixture(scope='session')

@@ -16,6 +16,7 @@ from caps import Caps, CapSet
 from caps.admin.copies import unused_id
 from caps.admin.places import interpreter_flaws, place_flaws
 from caps.admin.proof import InstallError, library_flaws
+from caps.admin.registry import Ppy, unrecorded
 from caps.admin.transaction import AdminError
 from caps.system.launcher import (
     ALLOW_ROOT,
@@ -179,6 +180,8 @@ def _damage(installation: Installation) -> Iterator[str]:
             f'{installation.capped} is from before this kernel, which adds {news}: '
             f'{installation.command}'
         )
+    for reason in unrecorded(Ppy(installation.prefix, installation.name)):
+        yield f'{installation.ppy} {reason}: {installation.command}'
     try:
         if Path(installation.capped).read_bytes() != Path(installation.original).read_bytes():
             yield f'{installation.original} has changed since it was copied: {installation.command}'

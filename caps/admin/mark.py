@@ -15,14 +15,15 @@ import secrets
 import shlex
 import stat
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from caps import Caps, CapSet
 from caps.accounts import id_of, user_name
 from caps.admin.copies import sync, take_back, write_copy
 from caps.admin.installation import Installation, named, recorded
 from caps.admin.opening import opened_file, refuse
-from caps.admin.places import stops
+from caps.admin.places import stops, without_links
+from caps.admin.registry import Script, forget, recording
 from caps.admin.transaction import AdminError, transaction
 from caps.system.launcher import NAME, PREFIX
 from caps.system.path import strangers
@@ -45,6 +46,7 @@ class MarkedScript:
     caps: its capabilities
     owner, group: whom it runs as; members of the group may start it
     command: the line that starts it
+    problems: why caps status will not list it, if so
     """
 
     path: str
@@ -52,6 +54,7 @@ class MarkedScript:
     owner: str
     group: str
     command: str
+    problems: list[str] = field(default_factory=list)
 
 
 def inheritable(text: str) -> Caps:
@@ -105,18 +108,21 @@ def mark(
         if to is None and os.fstat(fd).st_nlink > 1:
             raise MarkError('the script has several hard links: copy it with --to')
         place = os.path.dirname(path) if to is None else to
-        path = _copy(fd, path, place, (uid, gid), caps, ppy, held, undo)
+        path, problems = _copy(fd, path, place, (uid, gid), caps, ppy, held, undo)
         if to is None and Caps.from_file(fd).marked:
             Caps.remove(fd)  # of no use to who has it open
         command = _command(ppy, path, os.pread(fd, 4096, 0))
-        return MarkedScript(path, caps, user_name(uid), _group_name(gid), command)
+        return MarkedScript(path, caps, user_name(uid), _group_name(gid), command, problems)
 
 
 def unmark(script: PathText) -> str:
     """Take the mark of a script away, and what a killed `mark` left; owner and mode stay.
 
-    Raises MarkError where it has none.
+    Raises MarkError where it has none, and none is recorded.
     """
+    path = without_links(os.path.abspath(script))
+    if (os.path.islink(path) or not os.path.isfile(path)) and forget(Script(path)):
+        return path
     with opened_file(script, refusal=MarkError) as (path, fd):
         directory, name = os.path.split(path)
         place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -124,10 +130,10 @@ def unmark(script: PathText) -> str:
             swept = _sweep(name, place)
         finally:
             os.close(place)
-        if Caps.from_file(fd).marked:
+        if is_marked := Caps.from_file(fd).marked:
             Caps.remove(fd)
             os.fsync(fd)
-        elif not swept:
+        if not (forget(Script(path)) or is_marked or swept):
             raise MarkError(f'{path} is not marked')
         return path
 
@@ -185,7 +191,7 @@ def _copy(
     ppy: Installation,
     held: ExitStack,
     undo: ExitStack,
-) -> str:
+) -> tuple[str, list[str]]:
     """Copy a script into a directory, where the copy is checked before it gets its name."""
     *linked, directory = stops(os.path.abspath(to))
     for stop in linked:
@@ -212,10 +218,11 @@ def _copy(
     held.callback(os.close, written)
     undo.callback(take_back, written, temporary, place)
     _check(ppy, f'{directory}/{temporary}', *owner)
+    problems = recording(Script(f'{directory}/{name}'), undo)
     os.rename(temporary, name, src_dir_fd=place, dst_dir_fd=place)
     undo.pop_all()
     sync(place)
-    return f'{directory}/{name}'
+    return f'{directory}/{name}', problems
 
 
 def _check(ppy: Installation, path: str, uid: int, gid: int) -> None:

@@ -13,6 +13,7 @@ from caps.admin.copies import sync, unused_id
 from caps.admin.installation import Installation, PathText, installation_at, named, recorded
 from caps.admin.places import directory_flaws, interpreter_flaws, place_flaws, without_links
 from caps.admin.proof import InstallError, library_flaws
+from caps.admin.registry import Ppy, forget, recording
 from caps.admin.staging import clean, put, write_stage
 from caps.admin.transaction import lock, transaction, unlock
 from caps.system.launcher import LAUNCHER_CAPS, NAME, PREFIX, means_all, read_record
@@ -72,12 +73,13 @@ def install(
         _refuse(_obstacles(plan))
         stage, launchers = write_stage(plan, gid, undo)
         stop_if_signalled()
+        problems = recording(Ppy(plan.prefix, plan.name), undo)
         os.chmod(os.path.dirname(launchers[0]), 0o755)  # where replaced launchers will be
         for launcher, (place, *_) in zip(launchers, plan.launchers(), strict=True):
             put(launcher, place, undo)
         sync(os.path.dirname(plan.ppy))
         undo.pop_all()  # what is cleaned from here on cannot be undone
-        problems = clean(plan, stage, launchers, installed)
+        problems += clean(plan, stage, launchers, installed)
     result = installation_at(prefix, name)
     result.problems += problems
     return result
@@ -101,11 +103,14 @@ def remove(prefix: PathText = PREFIX, name: str = NAME) -> None:
             held.callback(unlock, fd, plan.lock)
         is_other = os.path.lexists(plan.ppy) and not _is_ours(plan.ppy)
         if is_other or not (any(map(_is_ours, launchers)) or plan.stages()):
+            if not is_other and forget(Ppy(plan.prefix, plan.name)):
+                return
             raise InstallError(f'{plan.ppy} is not an installed ppy')
         for directory in plan.stages():
             shutil.rmtree(directory)
         for path in filter(_is_ours, launchers):
             os.unlink(path)
+        forget(Ppy(plan.prefix, plan.name))
 
 
 def _require_root() -> None:

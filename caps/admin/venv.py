@@ -6,6 +6,7 @@ another name, as a python without capabilities and for the way back.
 """
 
 import errno
+import glob
 import grp
 import os
 import pwd
@@ -13,7 +14,7 @@ import secrets
 import shlex
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from caps import IAB, Caps, CapSet
 from caps.accounts import user_name
@@ -26,6 +27,7 @@ from caps.admin.environment import (
     opened,
     unused_group,
 )
+from caps.admin.registry import Venv, forget, recording, unrecorded
 from caps.admin.transaction import transaction
 from caps.system.run import RunError, run_as
 
@@ -52,65 +54,83 @@ def mark(directory: PathText, caps: Caps, group: str | None = None) -> Environme
     Raises VenvError, and nothing is changed, where the copy would be outside the environment or
     cannot run with these capabilities; see capabilities(7), "File capabilities".
     """
-    gid = _group_id(group)
-    with opened(directory) as place, ExitStack() as held, transaction() as undo:
-        if os.fstatvfs(place.fd).f_flag & os.ST_NOSUID:
-            raise VenvError(
-                f'{place.top} is on a nosuid mount, where file capabilities mean nothing'
-            )
-        _require_member(place, gid)
+    with opened(directory) as place, changing(place) as (held, undo):
+        return mark_in(place, caps, group, held, undo)
+
+
+@contextmanager
+def changing(place: Bin) -> Iterator[tuple[ExitStack, ExitStack]]:
+    """All or nothing, while no other command changes an environment: what is held, what undone."""
+    with ExitStack() as held, transaction() as undo:
         place.lock(held)
-        place.sweep()
-        name = place.python()
-        number = unused_group()
-        account = place.account(gid, number)
-        source = _source(place, name)
-        content = place.content(source, account)
-        others = place.others(name)
-        for other in others:
-            if place.content(other, account) != content:
-                raise VenvError(
-                    f'{place.path(other)} is another program than {place.path(name)}: '
-                    'make all names lead to one'
-                )
-        temporary = f'.{name}.{secrets.token_hex(8)}'
-        try:
-            # Nobody else is in the group, so only the proof can execute the copy.
-            owner, mode = (-1, -1 if number is None else number), 0o750
-            fd = write_copy(temporary, content, owner, mode, caps, place.fd)
-        except PermissionError:
-            raise
-        except OSError as error:
-            raise VenvError(f'{place.path(temporary)}: {error.strerror}') from None
-        held.callback(os.close, fd)
-        undo.callback(take_back, fd, temporary, place.fd)
-        _prove(place, temporary, gid, number, caps)
-        for other in others:
-            _keep(place, other, undo)
-            _link(place, name, other, undo)
-        if source == name:
-            _keep(place, name, undo)
-        if number is not None:
-            os.fchown(fd, -1, os.getegid() if gid is None else gid)
-        os.fchmod(fd, 0o755 if gid is None else 0o750)
-        caps.apply(fd)
-        os.fsync(fd)
-        _replace(place, temporary, name, undo)
-        return place.environment(name, caps, group)
+        yield held, undo
+
+
+def mark_in(
+    place: Bin, caps: Caps, group: str | None, held: ExitStack, undo: ExitStack
+) -> Environment:
+    """What `mark` does, in the directory of an environment that is being changed."""
+    gid = _group_id(group)
+    if os.fstatvfs(place.fd).f_flag & os.ST_NOSUID:
+        raise VenvError(f'{place.top} is on a nosuid mount, where file capabilities mean nothing')
+    _require_member(place, gid)
+    place.sweep()
+    name = place.python()
+    number = unused_group()
+    account = place.account(gid, number)
+    source = _source(place, name)
+    content = place.content(source, account)
+    others = place.others(name)
+    for other in others:
+        if place.content(other, account) != content:
+            raise VenvError(
+                f'{place.path(other)} is another program than {place.path(name)}: '
+                'make all names lead to one'
+            )
+    temporary = f'.{name}.{secrets.token_hex(8)}'
+    try:
+        # Nobody else is in the group, so only the proof can execute the copy.
+        owner, mode = (-1, -1 if number is None else number), 0o750
+        fd = write_copy(temporary, content, owner, mode, caps, place.fd)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise VenvError(f'{place.path(temporary)}: {error.strerror}') from None
+    held.callback(os.close, fd)
+    undo.callback(take_back, fd, temporary, place.fd)
+    _prove(place, temporary, gid, number, caps)
+    problems = recording(Venv(place.top, str(caps), group), undo)
+    for other in others:
+        _keep(place, other, undo)
+        _link(place, name, other, undo)
+    if source == name:
+        _keep(place, name, undo)
+    if number is not None:
+        os.fchown(fd, -1, os.getegid() if gid is None else gid)
+    os.fchmod(fd, mode_for(group))
+    caps.apply(fd)
+    os.fsync(fd)
+    _replace(place, temporary, name, undo)
+    environment = place.environment(name, caps, group)
+    environment.problems += problems
+    return environment
 
 
 def unmark(directory: PathText) -> Environment:
     """Put back what was there before; a marked python without that loses its capabilities.
 
     directory: the environment.
-    Raises VenvError where its python is not marked.
+    Raises VenvError where its python is not marked, and no mark is recorded.
     """
+    path = os.path.realpath(directory)
+    if not glob.glob(f'{glob.escape(path)}/bin/python*') and forget(Venv(path)):
+        return Environment(path, '', None, Caps(), '')
     with opened(directory) as place, ExitStack() as held, transaction() as undo:
         place.lock(held)
         swept = place.sweep()
         name = place.python()
         if place.link(name) is not None:
-            if not swept:
+            if not (forget(Venv(place.top)) or swept):
                 raise VenvError(f'{place.path(name)} is a symbolic link: it is not marked')
             return place.environment(name, Caps(), None)
         for entry in os.listdir(place.fd):
@@ -127,6 +147,7 @@ def unmark(directory: PathText) -> Environment:
                 raise VenvError(f'{place.path(name)}: {error.strerror}') from None
             finally:
                 os.close(fd)
+        forget(Venv(place.top))
         return place.environment(name, Caps(), None)
 
 
@@ -163,17 +184,25 @@ def _damage(place: Bin, name: str, environment: Environment) -> Iterator[str]:
         return
     for other in place.others(name):
         yield f'{place.path(other)} is another file, which is not marked: {fix}'
+    for reason in unrecorded(Venv(place.top)):
+        yield f'{place.top} {reason}: {fix}'
     gid, number = _group_id(environment.group), unused_group()
     try:
         _require_member(place, gid)
-        if environment.unmarked:
-            account = place.account(gid, number)
-            if place.content(name + UNMARKED, account) != place.content(name, account):
-                yield f'{environment.unmarked} has changed since it was copied: {fix}'
+        if is_stale(place, name, gid, number):
+            yield f'{environment.unmarked} has changed since it was copied: {fix}'
         _prove(place, name, gid, number, environment.caps)
     except VenvError as error:
         way = f'; until then: {environment.way_in}' if environment.unmarked else ''
         yield f'{error}{way}'
+
+
+def is_stale(place: Bin, name: str, gid: int | None, number: int | None) -> bool:
+    """Whether a marked copy is not what it was made from any more."""
+    if not place.is_there(name + UNMARKED):
+        return False
+    account = place.account(gid, number)
+    return place.content(name + UNMARKED, account) != place.content(name, account)
 
 
 def _source(place: Bin, name: str) -> str:
@@ -231,6 +260,11 @@ def _replace(place: Bin, name: str, python: str, undo: ExitStack) -> None:
     finally:
         if before is not None:
             os.close(before)
+
+
+def mode_for(group: str | None) -> int:
+    """Who may run a marked copy."""
+    return 0o755 if group is None else 0o750
 
 
 def _group_id(group: str | None) -> int | None:

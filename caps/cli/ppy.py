@@ -166,6 +166,8 @@ def mark(arguments: argparse.Namespace, out: Output) -> bool:
     out.line(f'  runs as user {script.owner}, group {script.group}')
     out.line(f'  started by {script.owner} and members of {script.group}:')
     out.line(script.command)
+    for problem in script.problems:
+        out.problem(problem)
     return True
 
 

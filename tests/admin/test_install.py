@@ -271,7 +271,7 @@ def test_failed_proof_keeps_the_previous_installation(prefix, installed):
 
 
 def test_failure_to_replace_the_launcher_leaves_nothing(prefix, program, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr('os.rename', full)

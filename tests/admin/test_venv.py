@@ -16,6 +16,7 @@ import pytest
 
 from caps import Caps
 from caps.admin import venv
+from caps.admin.registry import Venv, recorded
 from caps.admin.venv import VenvError, environment_at, mark, parsed, unmark
 from caps.cli import main
 from caps.system.path import NOBODY
@@ -481,13 +482,15 @@ def test_killed_command_leaves_nothing_to_the_next_one(environment, deed, is_cop
     if is_copied:
         copies(environment)
     before = {path: what[:2] for path, what in state(environment).items()}
-    for point in range(1 if SOAK > 1 else 7, 10_000, 1 if SOAK > 1 else 37):
+    for point in range(1 if SOAK > 1 else 7, 10_000, 1 if SOAK > 1 else 61):
         if deed != 'mark':
             mark(environment, RAW)
         done = run(sys.executable, CHILDREN / 'killed.py', point, 'SIGKILL', 'venv', *words)
         assert done.returncode in (0, -9), done.stderr
         for name in 'python', 'python3':
             assert run(environment / 'bin' / name, '-c', '').returncode == 0
+        pythons = {*marked_files(environment)} & {f'{environment}/bin/python3'}
+        assert recorded(Venv(str(environment))) or not pythons
         mark(environment, RAW)
         assert marked_files(environment) == [environment_at(environment).python]
         assert environment_at(environment).problems == []

@@ -37,6 +37,7 @@ rm -f .etc/*.lock
 mount --bind .etc /etc
 mkdir bin
 mount -t tmpfs -o mode=755 tmpfs bin
+mount -t tmpfs -o mode=700 tmpfs /var/lib/caps
 install -m 4755 sudo bin
 cd checkout
 for block in ../block-*; do
