@@ -1,5 +1,6 @@
 """What a launcher and an interpreter do when they run, as an account that nobody else has."""
 
+import errno
 import json
 import os
 import re
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 
 from caps import IAB, Caps, CapSet
 from caps.admin.copies import write_copy
+from caps.admin.environment import Bin, VenvError
 from caps.admin.places import stops
 from caps.admin.transaction import AdminError
 from caps.system.path import strangers
@@ -27,6 +29,8 @@ with open('/proc/self/maps') as file:
     mapped = {line.split(None, 5)[5].strip() for line in file if '/' in line}
 json.dump([sys.path, sorted(mapped), problem], sys.stdout)
 """
+# What a marked python says of its environment and of what it gets.
+PROOF = "import os, sys; print(sys.prefix, open('/proc/self/status').read(), sep='\\n')"
 
 
 class InstallError(AdminError):
@@ -101,3 +105,31 @@ def code_flaws(path: str) -> Iterator[str]:
             yield from strangers(os.path.dirname(stop))
             if os.stat(stop).st_uid or os.stat(stop).st_mode & 0o022:
                 yield f'users other than root can change {stop}'
+
+
+def prove_copy(place: Bin, name: str, gid: int | None, number: int | None, caps: Caps) -> None:
+    """Run a copy and see that it finds its environment and gets its capabilities."""
+    what = f'a copy of {place.top}/bin/python'
+    try:
+        argv = [place.path(name), '-I', '-c', PROOF]
+        finished = run_as(argv, place.account(gid, number), seconds=60)
+    except OSError as error:
+        reason = f'{what} cannot run: {error.strerror}'
+        missing = caps.permitted - IAB.from_process().bounding
+        if error.errno == errno.EPERM and missing:
+            reason += f'; the bounding set lacks {missing}'
+        raise VenvError(reason) from None
+    except RunError as error:
+        raise VenvError(f'{what} cannot run: {error}') from None
+    output, errors = os.fsdecode(finished.output), os.fsdecode(finished.errors)
+    if not output:
+        raise VenvError(f'{what} cannot run: {errors.strip()}')
+    if not output.startswith(f'{place.top}\n'):
+        raise VenvError(f'{what} takes {output.splitlines()[0]} for its environment')
+    said = output.partition('\nCapPrm:')[2].split()
+    try:
+        permitted = CapSet.from_mask(int(said[0], 16))
+    except (IndexError, ValueError):
+        raise VenvError(f'{what} does not say what it gets when it runs') from None
+    if missing := caps.permitted - permitted:
+        raise VenvError(f'{what} does not get {missing} when it runs')

@@ -5,7 +5,6 @@ of everyone.  Here the link gives way to a copy that is marked; the link stays b
 another name, as a python without capabilities and for the way back.
 """
 
-import errno
 import glob
 import grp
 import os
@@ -16,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from caps import IAB, Caps, CapSet
+from caps import Caps, CapSet
 from caps.accounts import user_name
 from caps.admin.copies import sync, take_back, write_copy
 from caps.admin.environment import (
@@ -27,14 +26,13 @@ from caps.admin.environment import (
     opened,
     unused_group,
 )
+from caps.admin.proof import prove_copy
 from caps.admin.registry import Venv, forget, recording, unrecorded
 from caps.admin.transaction import transaction
-from caps.system.run import RunError, run_as
 
 __all__ = ['Environment', 'VenvError', 'environment_at', 'mark', 'parsed', 'unmark']
 
 PathText = str | os.PathLike[str]
-PROOF = "import os, sys; print(sys.prefix, open('/proc/self/status').read(), sep='\\n')"
 
 
 def parsed(text: str) -> Caps:
@@ -98,7 +96,7 @@ def mark_in(
         raise VenvError(f'{place.path(temporary)}: {error.strerror}') from None
     held.callback(os.close, fd)
     undo.callback(take_back, fd, temporary, place.fd)
-    _prove(place, temporary, gid, number, caps)
+    prove_copy(place, temporary, gid, number, caps)
     problems = recording(Venv(place.top, str(caps), group), undo)
     for other in others:
         _keep(place, other, undo)
@@ -191,7 +189,7 @@ def _damage(place: Bin, name: str, environment: Environment) -> Iterator[str]:
         _require_member(place, gid)
         if is_stale(place, name, gid, number):
             yield f'{environment.unmarked} has changed since it was copied: {fix}'
-        _prove(place, name, gid, number, environment.caps)
+        prove_copy(place, name, gid, number, environment.caps)
     except VenvError as error:
         way = f'; until then: {environment.way_in}' if environment.unmarked else ''
         yield f'{error}{way}'
@@ -285,31 +283,3 @@ def _require_member(place: Bin, gid: int | None) -> None:
             return
     group = grp.getgrgid(gid).gr_name
     raise VenvError(f'{place.top} runs code of {user_name(uid)}, who is no member of {group}')
-
-
-def _prove(place: Bin, name: str, gid: int | None, number: int | None, caps: Caps) -> None:
-    """Run a copy and see that it finds its environment and gets its capabilities."""
-    what = f'a copy of {place.top}/bin/python'
-    try:
-        argv = [place.path(name), '-I', '-c', PROOF]
-        finished = run_as(argv, place.account(gid, number), seconds=60)
-    except OSError as error:
-        reason = f'{what} cannot run: {error.strerror}'
-        missing = caps.permitted - IAB.from_process().bounding
-        if error.errno == errno.EPERM and missing:
-            reason += f'; the bounding set lacks {missing}'
-        raise VenvError(reason) from None
-    except RunError as error:
-        raise VenvError(f'{what} cannot run: {error}') from None
-    output, errors = os.fsdecode(finished.output), os.fsdecode(finished.errors)
-    if not output:
-        raise VenvError(f'{what} cannot run: {errors.strip()}')
-    if not output.startswith(f'{place.top}\n'):
-        raise VenvError(f'{what} takes {output.splitlines()[0]} for its environment')
-    said = output.partition('\nCapPrm:')[2].split()
-    try:
-        permitted = CapSet.from_mask(int(said[0], 16))
-    except (IndexError, ValueError):
-        raise VenvError(f'{what} does not say what it gets when it runs') from None
-    if missing := caps.permitted - permitted:
-        raise VenvError(f'{what} does not get {missing} when it runs')

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from caps import Caps
-from caps.admin import venv
+from caps.admin import proof, venv
 from caps.admin.registry import Venv, recorded
 from caps.admin.venv import VenvError, environment_at, mark, parsed, unmark
 from caps.cli import main
@@ -417,7 +417,7 @@ def test_nobody_else_can_run_the_copy_while_it_is_proved(
 
     if is_naive:
         monkeypatch.setattr(venv, 'unused_group', lambda: accounts.attacker.gid)
-    monkeypatch.setattr(venv, 'run_as', run_and_attack)
+    monkeypatch.setattr(proof, 'run_as', run_and_attack)
     mark(environment, RAW)
     assert reached == [is_naive]
 
@@ -573,7 +573,7 @@ def test_error_after_the_copy_is_in_place_takes_nothing_back(environment, monkey
 
 
 def test_two_commands_at_once_are_one_and_a_refusal(environment, monkeypatch):
-    real = venv._prove
+    real = venv.prove_copy
 
     def prove(*arguments):
         for other in (lambda: mark(environment, Caps('cap_kill=p'))), lambda: unmark(environment):
@@ -581,7 +581,7 @@ def test_two_commands_at_once_are_one_and_a_refusal(environment, monkeypatch):
                 other()
         real(*arguments)
 
-    monkeypatch.setattr(venv, '_prove', prove)
+    monkeypatch.setattr(venv, 'prove_copy', prove)
     mark(environment, RAW)
     assert not (environment / 'bin/.caps.lock').exists()
     unmark(environment)
