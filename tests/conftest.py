@@ -22,8 +22,8 @@ from support.accounts import Account
 from support.launchers import INTERPRETERS, MODES, REPORT, Ppy, make_launcher
 from support.venvs import make_venv, pip
 
-# What tests need of the machine besides capabilities, and what fails where it is not there.
 CLONE_NEWNS = 0x20000
+# What tests need of the machine besides capabilities, and what fails where it is not there.
 MACHINE = {'user_namespaces': ['unshare', '--user', 'true'], 'loop_devices': ['losetup', '-f']}
 
 
@@ -46,15 +46,13 @@ def pytest_runtest_setup(item):
 def registry():
     """The place of what caps has made here, which is nobody else's while tests run."""
     place = Path(PLACE)
-    if not caps.CapSet('cap_sys_admin,cap_dac_override') <= caps.Caps.from_process().effective:
+    if not has_own_mounts():
         was_there = place.exists()
         yield place
         if not was_there and not os.geteuid():
             shutil.rmtree(place, ignore_errors=True)
         return
     fd = shared(place)
-    assert _caps.system_calls([(_caps.UNSHARE, CLONE_NEWNS)], False) is None
-    run('mount', '--make-rprivate', '/', check=True)
     run('mount', '-t', 'tmpfs', '-o', 'mode=700', 'tmpfs', place, check=True)
     yield place
     run('umount', place, check=True)
@@ -62,6 +60,14 @@ def registry():
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         place.rmdir()
     os.close(fd)
+
+
+def has_own_mounts():
+    """Whether mounts of this process are its own from now on, which a chroot does not allow."""
+    if not caps.CapSet('cap_sys_admin,cap_dac_override') <= caps.Caps.from_process().effective:
+        return False
+    assert _caps.system_calls([(_caps.UNSHARE, CLONE_NEWNS)], False) is None
+    return run('mount', '--make-rprivate', '/').returncode == 0
 
 
 def shared(place):
