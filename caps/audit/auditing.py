@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from caps import CapSet
 from caps.audit.commands import Function, Program, Script
@@ -59,15 +60,15 @@ def needs(function: Callable[[], object], user: str | int = 'nobody') -> CapSet:
 def _audit(
     command: Program | Function, argv: Sequence[str], account: Account, options: Options
 ) -> Audit:
-    tracer, method = _tracer(options)
-    try:
-        with Keeper(command) as keeper:
-            runner = Runner(keeper, tracer, command.skipped, options)
-            from_all = options.from_all or tracer is None
-            found = search(runner.run, can_give(), from_all=from_all)
-    finally:
+    with ExitStack() as stack:
+        # Before there are events, which are of the whole machine and which no run is to inherit.
+        keeper = stack.enter_context(Keeper(command))
+        tracer, method = _tracer(options)
         if tracer:
-            tracer.close()
+            stack.callback(tracer.close)
+        runner = Runner(keeper, tracer, command.skipped, options)
+        from_all = options.from_all or tracer is None
+        found = search(runner.run, can_give(), from_all=from_all)
     verdicts = judge(found)
     needed, reason = answer(found, verdicts)
     return Audit(argv, account.name, needed, verdicts, found.runs, method, reason)

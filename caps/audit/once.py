@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from caps import Caps, CapSet
 from caps.audit.commands import Today
@@ -24,26 +24,26 @@ def once(argv: Sequence[str], account: Account | None = None) -> Observation:
     Raises AuditError where nothing can be traced, or the command cannot be started.
     """
     command = Today(argv, account)
+    with Keeper(command) as keeper, closing(_tracer()) as tracer:
+        process = keeper.start(CapSet())
+        tracer.start()
+        keeper.go()
+        wait(keeper, tracer, math.inf)
+        status, _ = keeper.end()
+        records, lost = tracer.stop(process)
+        seen = tracer.of(records, process, command.skipped)
+        refusals = [*_refusals(seen, _permitted(seen))]  # before anyone waits for the process
+        keeper.stop()
+    return Observation(argv, command.account.name, status, refusals, tracer.method, lost)
+
+
+def _tracer() -> Tracer:
     try:
-        tracer = Tracer(refusals_only=True)
+        return Tracer(refusals_only=True)
     except OSError as error:
         raise AuditError(
             f'nothing can be traced, and one run alone proves nothing: {error.strerror or error}'
         ) from None
-    try:
-        with Keeper(command) as keeper:
-            process = keeper.start(CapSet())
-            tracer.start()
-            keeper.go()
-            wait(keeper, tracer, math.inf)
-            status, _ = keeper.end()
-            records, lost = tracer.stop(process)
-            seen = tracer.of(records, process, command.skipped)
-            refusals = [*_refusals(seen, _permitted(seen))]  # before anyone waits for the process
-            keeper.stop()
-    finally:
-        tracer.close()
-    return Observation(argv, command.account.name, status, refusals, tracer.method, lost)
 
 
 def _permitted(seen: Seen) -> dict[int, CapSet]:
