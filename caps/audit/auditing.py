@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from caps import CapSet
 from caps.audit.commands import Function, Program, Script
 from caps.audit.keeper import Keeper
-from caps.audit.runs import Options, Runner
+from caps.audit.runs import Around, Options, Runner
 from caps.audit.search import search
 from caps.audit.setup import Account, can_give
 from caps.audit.tracing import Tracer
@@ -63,10 +63,12 @@ def _audit(
     with ExitStack() as stack:
         # Before there are events, which are of the whole machine and which no run is to inherit.
         keeper = stack.enter_context(Keeper(command))
+        around = [stack.enter_context(Around(words, options.deadline))
+                  for words in (options.before, options.ready)]  # fmt: skip
         tracer, method = _tracer(options)
         if tracer:
             stack.callback(tracer.close)
-        runner = Runner(keeper, tracer, command.skipped, options)
+        runner = Runner(keeper, tracer, command.skipped, options, *around)
         from_all = options.from_all or tracer is None
         found = search(runner.run, can_give(), from_all=from_all)
     verdicts = judge(found)

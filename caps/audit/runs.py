@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import select
-import subprocess
 import time
 from dataclasses import dataclass
 
 from caps import CapSet
+from caps.audit.commands import Today
 from caps.audit.keeper import Keeper
 from caps.audit.tracing import Tracer
 from caps.audit.types import AuditError, Run
@@ -35,6 +35,45 @@ class Options:
     deadline: float = DEADLINE
 
 
+class Around:
+    """What is run before each run, or asks whether it is ready, in a keeper of its own.
+
+    words: a command of the shell, which runs as who runs this; None where there is none
+    seconds: that it may take
+    What it leaves in the background is ended when it is run again, and at the end of all runs.
+    """
+
+    def __init__(self, words: str | None = None, seconds: float = DEADLINE) -> None:
+        self._keeper = words and Keeper(Today(['/bin/sh', '-c', words], None))
+        self._seconds = seconds
+        self._is_started = False
+
+    def succeeds(self) -> bool:
+        """Whether it does, in time; also where there is none."""
+        if not self._keeper:
+            return True
+        self._stop(self._keeper)
+        self._keeper.start(CapSet())
+        self._is_started = True
+        self._keeper.go()
+        if wait(self._keeper, None, time.monotonic() + self._seconds):
+            return self._keeper.end()[0] == 0
+        self._stop(self._keeper)
+        return False
+
+    def _stop(self, keeper: Keeper) -> None:
+        if self._is_started:
+            keeper.stop()
+            self._is_started = False
+
+    def __enter__(self) -> Around:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._keeper:
+            self._keeper.close()
+
+
 @dataclass
 class Runner:
     """Runs a command as options say, and observes it where there is a tracer."""
@@ -43,10 +82,12 @@ class Runner:
     tracer: Tracer | None
     skipped: int
     options: Options
+    before: Around
+    ready: Around
 
     def run(self, caps: CapSet) -> Run:
         """One run with these capabilities."""
-        if self.options.before and not _succeeds(self.options.before, self.options.deadline):
+        if not self.before.succeeds():
             raise AuditError(f'the command before each run failed: {self.options.before}')
         process = self.keeper.start(caps)
         if not self.tracer:
@@ -81,7 +122,7 @@ class Runner:
 
     def _daemon(self, status: int | None) -> tuple[int | None, bool, str]:
         """The same of a daemon whose time is over; its first process may have ended."""
-        is_ready = not self.options.ready or _succeeds(self.options.ready, self.options.deadline)
+        is_ready = self.ready.succeeds()
         others, said = self.keeper.stop()
         if status is not None and not others:
             return status, False, said
@@ -107,15 +148,3 @@ def wait(keeper: Keeper, tracer: Tracer | None, end: float) -> bool:
         if ready and tracer:
             tracer.drain()
     return False
-
-
-def _succeeds(command: str, seconds: float) -> bool:
-    """Whether a command of the shell does in time, which runs as who runs this."""
-    null = subprocess.DEVNULL
-    try:
-        done = subprocess.run(
-            command, shell=True, stdin=null, stdout=null, stderr=null, timeout=seconds
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0

@@ -1,11 +1,20 @@
 """What a command, its account and other users can do to an audit, and to whom it runs as."""
 
 import os
+import subprocess
+import sys
+import time
 from contextlib import suppress
 
+import pytest
+
 from caps import CapSet
-from caps.audit import needs
+from caps.audit import AuditError, Options, audit, needs
+from caps.audit.commands import Program
+from caps.audit.keeper import Keeper
 from support import needs_root
+from support.children.inside import wait_for
+from support.processes import sleeping
 
 pytestmark = needs_root
 
@@ -21,3 +30,66 @@ def test_function_cannot_read_what_the_whole_machine_is_asked_for():
         assert not [name for name in names if 'perf' in name], names
 
     assert needs(look) == CapSet()
+
+
+HELPERS = {
+    'before': 'from caps.audit import *; import sys; '
+    'audit(["true"], None, Options(before=sys.argv[1]))',
+    'ready': 'from caps.audit import *; import sys; '
+    'audit(["sleep", "1000"], None, Options(seconds=0.1, ready=sys.argv[1]))',
+}
+
+
+@pytest.mark.parametrize('code', HELPERS.values(), ids=HELPERS)
+def test_command_around_a_run_ends_with_an_audit_that_is_killed(sleeper, code):
+    words = f'setsid sleep {sleeper} & sleep {sleeper}; true'
+    running = subprocess.Popen([sys.executable, '-c', code, words], cwd='/')
+    try:
+        wait_for(lambda: len(sleeping(sleeper)) == 2)
+    finally:
+        running.kill()
+        running.wait()
+    wait_for(lambda: not sleeping(sleeper))
+
+
+@pytest.mark.parametrize('words', ['sleep {}; true', 'setsid sleep {} & exit 1'])
+def test_command_before_a_run_leaves_nothing(account, sleeper, words):
+    options = Options(before=words.format(sleeper), deadline=0.3)
+    with pytest.raises(AuditError, match='the command before each run failed'):
+        audit(['true'], account, options)
+    assert sleeping(sleeper) == []
+
+
+def test_command_before_a_run_may_start_what_the_run_needs(account, sleeper):
+    options = Options(before=f'sleep {sleeper} &')
+    found = audit(['pgrep', '-f', f'^sleep {sleeper}'], account, options)
+    assert found.needs == CapSet(), found.reason
+    assert sleeping(sleeper) == []
+
+
+def test_account_cannot_signal_the_keeper(account):
+    """Its processes have no parent but it, and it is not theirs."""
+    command = ['sh', '-c', 'kill -STOP $PPID; kill -KILL $PPID']
+    with Keeper(Program(command, account)) as keeper:
+        keeper.start(CapSet())
+        keeper.go()
+        assert keeper.end() == (1, False)
+        assert keeper.stop()[1].count('not permitted') == 2
+
+
+CHAIN = """
+import os
+while True:
+    if os.fork():
+        os._exit(0)
+"""
+
+
+def test_processes_that_end_as_soon_as_they_have_a_child_are_ended(account):
+    command = ['/usr/bin/python3', '-c', CHAIN]
+    with Keeper(Program(command, account)) as keeper:
+        keeper.start(CapSet())
+        keeper.go()
+        time.sleep(0.2)
+        assert keeper.stop()[0] is True
+        assert keeper.start(CapSet()) > 0

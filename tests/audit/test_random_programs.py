@@ -17,7 +17,7 @@ from caps import Caps, CapSet
 from caps.audit import Account, Options
 from caps.audit.commands import Function
 from caps.audit.keeper import Keeper
-from caps.audit.runs import Runner
+from caps.audit.runs import Around, Runner
 from caps.audit.search import search
 from caps.audit.setup import can_give
 from caps.audit.tracing import Tracer
@@ -162,7 +162,9 @@ class Programs:
         self.tracer = Tracer(refusals_only=True)
         command = Function(self._perform, account)
         self.keeper = Keeper(command)
-        self.runner = Runner(self.keeper, self.tracer, command.skipped, Options())
+        self.runner = Runner(
+            self.keeper, self.tracer, command.skipped, Options(), Around(), Around()
+        )
 
     def _perform(self):
         os.chdir(self._room)
