@@ -23,6 +23,7 @@ from caps.threads import prctl, run_calls
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SAID = 1 << 12  # bytes that are kept of what a command prints
+READS = 64  # at the end of a run
 BEGINNING = 60.0  # seconds, until a process is the command
 MESSAGE = 1 << 16  # bytes
 
@@ -179,14 +180,14 @@ class _Keeping:
         self._fds['pidfd'] = os.pidfd_open(self._child)
         if (message := self._report()) != b'.':
             self.stop()
-            raise AuditError(message[1:].decode() or 'the command was killed before it began')
+            raise AuditError(os.fsdecode(message[1:]) or 'the command was killed before it began')
         return self._child
 
     def go(self) -> None:
         os.write(self._fds['go'], b'.')
         if message := self._report():
             self.stop()
-            raise AuditError(message[1:].decode())
+            raise AuditError(os.fsdecode(message[1:]))
 
     def _report(self) -> bytes:
         """What the child says of its start, which its account can stop at any time."""
@@ -203,8 +204,9 @@ class _Keeping:
         others = self._has_others()
         if left := kill_children():
             raise AuditError(f'processes that cannot be killed: {", ".join(map(str, left))}')
-        while self._read():
-            pass
+        for _ in range(READS):  # others can keep it full: it is open to the command's account
+            if not self._read():
+                break
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
@@ -247,7 +249,7 @@ class _Keeping:
             if os.read(go, 1):
                 self._command.begin(lambda: os.close(report))
                 status = 0
-        except (OSError, AuditError) as why:
-            os.write(report, b'!' + str(why).encode())
+        except Exception as why:
+            os.write(report, b'!' + os.fsencode(str(why))[:SAID])
         finally:
             os._exit(status)

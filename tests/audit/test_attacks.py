@@ -67,6 +67,15 @@ def test_command_before_a_run_may_start_what_the_run_needs(account, sleeper):
     assert sleeping(sleeper) == []
 
 
+def test_program_with_any_name_that_cannot_be_executed_is_named(scene, account):
+    program = os.fsdecode(os.fsencode(scene) + b'/\xff')
+    with open(program, 'w') as file:
+        os.chmod(file.fileno(), 0o755)
+        file.write('\0')
+    with pytest.raises(AuditError, match='cannot be executed: Exec format error'):
+        audit([program], account)
+
+
 def test_account_cannot_signal_the_keeper(account):
     """Its processes have no parent but it, and it is not theirs."""
     command = ['sh', '-c', 'kill -STOP $PPID; kill -KILL $PPID']
