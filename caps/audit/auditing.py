@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,12 @@ from caps.audit.types import Audit, AuditError
 from caps.audit.verdicts import answer, judge
 
 SETUP = CapSet('cap_setgid,cap_setuid,cap_setpcap')
+PERF = 'perf_event_open(2)'
+CAUSES = {
+    errno.EACCES: 'cap_perfmon is missing',
+    errno.EPERM: 'a seccomp filter, or a kernel in lockdown',
+    errno.ENOSYS: 'a seccomp filter, or a kernel without it',
+}
 
 
 def audit(
@@ -30,8 +37,7 @@ def audit(
     Raises AuditError where no run can be made.
     """
     options = options or Options()
-    if missing := SETUP - can_give():
-        raise AuditError(f'{missing} is missing: an audit needs root')
+    _check_here()
     if options.ppy:
         account = account or Account.of(os.getuid())
         return _audit(Script(argv, account, options.ppy), argv, account, options)
@@ -46,8 +52,7 @@ def needs(function: Callable[[], object], user: str | int = 'nobody') -> CapSet:
     user: the account that it is called as
     Raises AuditError where there is no answer; see capabilities(7).
     """
-    if missing := SETUP - can_give():
-        raise AuditError(f'{missing} is missing: an audit needs root')
+    _check_here()
     account = Account.of(user)
     name = getattr(function, '__qualname__', repr(function))
     found = _audit(Function(function, account), [name], account, Options())
@@ -55,6 +60,13 @@ def needs(function: Callable[[], object], user: str | int = 'nobody') -> CapSet:
         said = found.runs[-1].said if found.runs else ''
         raise AuditError(f'{name}: {found.reason}\n{said}'.rstrip())
     return found.needs
+
+
+def _check_here() -> None:
+    if missing := SETUP - can_give():
+        raise AuditError(f'{missing} is missing: an audit needs root')
+    if not os.path.exists('/proc/self/fd'):
+        raise AuditError('/proc is not mounted here, and an audit needs it')
 
 
 def _audit(
@@ -80,4 +92,12 @@ def _tracer(options: Options) -> tuple[Tracer | None, str]:
     try:
         return Tracer(refusals_only=not options.from_all), Tracer.method
     except OSError as error:
-        return None, f'not traced: {error.strerror or error}'
+        return None, f'not traced: {why_untraced(error)}'
+
+
+def why_untraced(error: OSError) -> str:
+    """What keeps this process from observing, and what that may come from."""
+    reason = error.strerror or str(error)
+    if reason.startswith(PERF) and error.errno in CAUSES:
+        return f'{reason} ({CAUSES[error.errno]})'
+    return reason

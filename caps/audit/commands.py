@@ -11,6 +11,7 @@ from shutil import which
 from caps import CapSet
 from caps.audit.setup import Account, become, give_mark, own_mounts
 from caps.audit.types import AuditError
+from caps.system.launcher import read_record
 from caps.threads import prctl, run_calls
 
 PR_SET_DUMPABLE = 4
@@ -72,13 +73,19 @@ class Script(Program):
     skipped = 2  # ppy, and then its interpreter
 
     def __init__(self, argv: Sequence[str], account: Account, ppy: str) -> None:
-        super().__init__([ppy, *argv], account)
+        launcher = which(ppy) or ppy
+        if not read_record(launcher):
+            raise AuditError(f'{ppy} is no installed ppy: caps ppy install makes one')
+        super().__init__([launcher, *argv], account)
         self.script = os.path.realpath(argv[0])
         if not os.path.isfile(self.script):
             raise AuditError(f'there is no script {argv[0]}')
 
     def prepare(self) -> None:
-        own_mounts(nosuid=False)
+        try:
+            own_mounts(nosuid=False)
+        except PermissionError:
+            raise AuditError('cap_sys_admin is missing, to give a script another mark') from None
 
     def become(self, caps: CapSet) -> None:
         own_mounts(nosuid=False)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -133,6 +134,13 @@ def _keep(audit: socket.socket, command: Command) -> NoReturn:
         os._exit(0)
 
 
+def _reason(error: Exception) -> str:
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    name = f'{error.filename}: ' if isinstance(error.filename, str) else ''
+    return f'{name}{error.strerror}'
+
+
 class _Keeping:
     """The keeper's own side; between runs it has no child."""
 
@@ -146,7 +154,7 @@ class _Keeping:
         try:
             error, result = '', method(*arguments)
         except (OSError, AuditError) as why:
-            error, result = str(why), None
+            error, result = _reason(why), None
         self._audit.send(json.dumps((what, error, result)).encode())
 
     def next_request(self) -> bytes:
@@ -170,7 +178,14 @@ class _Keeping:
         go, self._fds['go'] = os.pipe()
         self._fds['output'], output = os.pipe()
         os.set_blocking(self._fds['output'], False)
-        os.fchown(output, *self._command.owner)  # it may be opened as /dev/stderr
+        try:
+            os.fchown(output, *self._command.owner)  # it may be opened as /dev/stderr
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise AuditError(
+                    'this user namespace has no such account: name another with --as'
+                ) from None
+            raise
         self._said = b''
         self._child = os.fork()
         if not self._child:
@@ -250,6 +265,6 @@ class _Keeping:
                 self._command.begin(lambda: os.close(report))
                 status = 0
         except Exception as why:
-            os.write(report, b'!' + os.fsencode(str(why))[:SAID])
+            os.write(report, b'!' + os.fsencode(_reason(why))[:SAID])
         finally:
             os._exit(status)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 
 from caps import Caps, CapSet
+from caps.audit.auditing import why_untraced
 from caps.audit.commands import Today
 from caps.audit.keeper import Keeper
 from caps.audit.records import Seen
@@ -42,7 +43,7 @@ def _tracer() -> Tracer:
         return Tracer(refusals_only=True)
     except OSError as error:
         raise AuditError(
-            f'nothing can be traced, and one run alone proves nothing: {error.strerror or error}'
+            f'nothing can be traced, and one run alone proves nothing: {why_untraced(error)}'
         ) from None
 
 

@@ -47,24 +47,26 @@ class Around:
         self._keeper = words and Keeper(Today(['/bin/sh', '-c', words], None))
         self._seconds = seconds
         self._is_started = False
+        self.said = ''
 
     def succeeds(self) -> bool:
-        """Whether it does, in time; also where there is none."""
+        """Whether it does, in time; also where there is none. If not, `said` is what it printed."""
         if not self._keeper:
             return True
         self._stop(self._keeper)
         self._keeper.start(CapSet())
         self._is_started = True
         self._keeper.go()
-        if wait(self._keeper, None, time.monotonic() + self._seconds):
-            return self._keeper.end()[0] == 0
-        self._stop(self._keeper)
+        is_over = wait(self._keeper, None, time.monotonic() + self._seconds)
+        if is_over and self._keeper.end()[0] == 0:
+            return True
+        self.said = self._stop(self._keeper)
         return False
 
-    def _stop(self, keeper: Keeper) -> None:
-        if self._is_started:
-            keeper.stop()
-            self._is_started = False
+    def _stop(self, keeper: Keeper) -> str:
+        said = keeper.stop()[1] if self._is_started else ''
+        self._is_started = False
+        return said
 
     def __enter__(self) -> Around:
         return self
@@ -88,21 +90,27 @@ class Runner:
     def run(self, caps: CapSet) -> Run:
         """One run with these capabilities."""
         if not self.before.succeeds():
-            raise AuditError(f'the command before each run failed: {self.options.before}')
+            failed = f'the command before each run failed: {self.options.before}'
+            said = self.before.said.strip()
+            raise AuditError(f'{failed}; it said: {said.splitlines()[-1]}' if said else failed)
         process = self.keeper.start(caps)
         if not self.tracer:
-            status, is_done, said = self._to_the_end()
-            return Run(caps, status, is_done, said=said)
+            status, fault, said = self._to_the_end()
+            return Run(caps, status, self._is_done(status, fault), said=said, fault=fault)
         self.tracer.start()
         try:
-            status, is_done, said = self._to_the_end()
+            status, fault, said = self._to_the_end()
         finally:
             records, lost = self.tracer.stop(process)
         seen = self.tracer.of(records, process, self.skipped)
-        return Run(caps, status, is_done, seen.calls, seen.granted, lost, said)
+        is_done = self._is_done(status, fault)
+        return Run(caps, status, is_done, seen.calls, seen.granted, lost, said, fault)
 
-    def _to_the_end(self) -> tuple[int | None, bool, str]:
-        """Its status, None where it still ran; whether it did its work; and what it printed."""
+    def _is_done(self, status: int | None, fault: str) -> bool:
+        return not fault if self.options.seconds else status == 0
+
+    def _to_the_end(self) -> tuple[int | None, str, str]:
+        """Its status, None where it still ran; what a daemon did not do; and what it printed."""
         self.keeper.go()
         seconds = self.options.seconds
         limit = self.options.deadline if seconds is None else seconds
@@ -114,19 +122,22 @@ class Runner:
             raise AuditError(f'it still runs after {limit:g} seconds: a daemon needs --for SECONDS')
         status, others = self.keeper.end()
         if seconds is None:
-            return status, status == 0, self.keeper.stop()[1]
+            return status, '', self.keeper.stop()[1]
         if status or not others:
-            return status, False, self.keeper.stop()[1]
+            return status, self._too_early(), self.keeper.stop()[1]
         self._wait(end)  # it went to the background
         return self._daemon(status)
 
-    def _daemon(self, status: int | None) -> tuple[int | None, bool, str]:
+    def _too_early(self) -> str:
+        return f'but was to run for {self.options.seconds:g} s'
+
+    def _daemon(self, status: int | None) -> tuple[int | None, str, str]:
         """The same of a daemon whose time is over; its first process may have ended."""
         is_ready = self.ready.succeeds()
         others, said = self.keeper.stop()
         if status is not None and not others:
-            return status, False, said
-        return None, is_ready, said
+            return status, self._too_early(), said
+        return None, '' if is_ready else 'but --ready failed', said
 
     def _wait(self, end: float) -> bool:
         return wait(self.keeper, self.tracer, end)

@@ -149,12 +149,16 @@ class _Search:
             raise NoAnswerError(why)
         if missing := most.refused - self._everything:
             raise NoAnswerError(f'{missing} was refused, and cannot be given here')
-        others = 'it asks who it is and not what it may, or fails for another reason'
+        how = f'it {ends(most.status)} {most.fault}'.rstrip()
         if from_all:
-            raise NoAnswerError(f'it {ends(most.status)}, whatever it has: {others}')
+            others = 'it asks who it is and not what it may, or fails for another reason'
+            raise NoAnswerError(f'{how}, whatever it has: {others}')
+        what = (
+            f'was given all that it asked for ({most.caps})' if most.caps else 'asked for nothing'
+        )
         raise NoAnswerError(
-            f'it {ends(most.status)} with all that it asked for: it looks at its own capabilities '
-            f'first (--from all finds out), {others}'
+            f'{how}, and {what}. It may look at its own capabilities first (--from all finds out), '
+            'ask who it is and not what it may (--as), or fail for another reason'
         )
 
     def _minimal(self, kept: CapSet) -> CapSet:

@@ -44,7 +44,11 @@ class Account:
         user: the name or number.
         Raises LookupError where there is none.
         """
-        entry = pwd.getpwuid(id_of('user', int(user) if str(user).isdecimal() else user))
+        uid = id_of('user', int(user) if str(user).isdecimal() else user)
+        try:
+            entry = pwd.getpwuid(uid)
+        except KeyError:
+            raise LookupError(f'there is no user {uid}') from None
         groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir, entry.pw_shell)
 

@@ -48,6 +48,7 @@ class Run:
     granted: the capabilities that were asked for and granted, as far as they mean something
     lost: how many events were lost
     said: the end of what it printed
+    fault: what a daemon did not do, as a clause; '' where its status tells
     """
 
     caps: CapSet
@@ -57,6 +58,7 @@ class Run:
     granted: CapSet = field(default_factory=CapSet)
     lost: int = 0
     said: str = ''
+    fault: str = ''
 
     @property
     def outcome(self) -> tuple[int | None, bool]:

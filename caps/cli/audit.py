@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -103,10 +104,10 @@ def add(commands: Commands) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < 1e6:
-        raise ValueError
-    return seconds
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < 1e6:
+            return seconds
+    raise argparse.ArgumentTypeError(f'{text!r} is no number of seconds, such as 2 or 0.5')
 
 
 def run(arguments: argparse.Namespace, out: Output) -> bool:
@@ -185,7 +186,8 @@ def _report(audit: Audit, out: Output, *, is_script: bool = False) -> bool:
     lost = f'{audit.lost} events lost' if audit.lost else 'no event lost'
     proof = 'proof' if audit.needs is not None else 'tried'
     events = f'; {lost}' if audit.runs and audit.runs[0].calls is not None else ''
-    out.line(f'{proof}: {len(audit.runs)} runs as {audit.account}; {audit.method}{events}')
+    runs = f'{len(audit.runs)} run{"s" * (len(audit.runs) > 1)}'
+    out.line(f'{proof}: {runs} as {audit.account}; {audit.method}{events}')
     if is_script and audit.needs is not None:
         script = shlex.quote(audit.command[0])
         out.line('mark it:', f'sudo setcap {mark(audit.needs)} {script}', style='yellow')

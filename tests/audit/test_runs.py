@@ -117,7 +117,7 @@ def test_status_of_a_signal_is_negative(account):
     found = audit(sh('kill -KILL $$'), account)
     assert found.needs is None
     assert found.runs[0].status == -signal.SIGKILL
-    assert 'is killed by signal 9 with all that it asked for' in found.reason
+    assert 'is killed by signal 9, and asked for nothing. It may look at' in found.reason
 
 
 def test_descriptors_of_the_audit_are_closed(account):
@@ -162,6 +162,18 @@ def test_daemon_has_done_its_work_when_it_still_runs_and_is_ready(
     assert found.needs == (None if needed is None else CapSet(needed)), found.reason
 
 
+@pytest.mark.parametrize(
+    ('command', 'ready', 'reason'),
+    [
+        ('exit 0', None, 'it exits 0 but was to run for 0.2 s, and '),
+        ('exec sleep 1000', 'false', 'it still runs but --ready failed, and '),
+    ],
+)
+def test_daemon_that_did_not_do_its_work_says_what_it_did_not(account, command, ready, reason):
+    found = audit(sh(command), account, Options(seconds=0.2, ready=ready))
+    assert found.reason.startswith(reason)
+
+
 def test_command_that_does_not_end_is_ended_and_says_how_to_audit_a_daemon(account, sleeper):
     with pytest.raises(AuditError, match=r'still runs after 0\.2 seconds: a daemon needs --for'):
         audit(['sleep', sleeper], account, Options(deadline=0.2))
@@ -194,6 +206,20 @@ def test_without_privilege_the_audit_says_what_is_missing(accounts, system_venv)
     code = 'from caps.audit import audit; audit(["true"])'
     result = run(system_venv / 'bin/python', '-c', code, account=accounts.owner, cwd='/')
     assert 'cap_setgid,cap_setuid,cap_setpcap is missing: an audit needs root' in result.stderr
+
+
+@pytest.mark.needs('user_namespaces')
+def test_account_that_a_user_namespace_does_not_have_is_said():
+    code = 'from caps.audit import audit; audit(["true"])'
+    result = run('unshare', '--user', '--map-root-user', sys.executable, '-c', code, cwd='/')
+    assert 'this user namespace has no such account: name another with --as' in result.stderr
+
+
+def test_without_proc_the_audit_says_so():
+    code = 'from caps.audit import audit; audit(["true"])'
+    words = 'mount -t tmpfs none /proc && exec "$@"'
+    result = run('unshare', '--mount', 'sh', '-c', words, 'sh', sys.executable, '-c', code, cwd='/')
+    assert '/proc is not mounted here, and an audit needs it' in result.stderr
 
 
 def test_nothing_outlives_an_audit_that_is_killed(account, sleeper, scene):
@@ -269,6 +295,7 @@ def test_without_tracing_the_audit_proves_the_same_and_says_so(accounts, from_al
     assert needed == 'cap_dac_read_search'
     assert int(count) < 20
     assert said.startswith('not traced: ')
+    assert '(cap_perfmon is missing)' in said
     assert said.endswith(' None\n')
 
 
@@ -301,7 +328,7 @@ def test_function_that_fails_whatever_it_has_says_how():
     def fail():
         raise RuntimeError('no way')
 
-    with pytest.raises(AuditError, match=r'(?s)fail: it exits 1 with all that.*no way'):
+    with pytest.raises(AuditError, match=r'(?s)fail: it exits 1, and asked for nothing.*no way'):
         needs(fail)
 
 

@@ -69,10 +69,10 @@ def test_command_that_needs_nothing_needs_an_empty_list(capsys):
 def test_no_answer_is_null_and_says_why(capsys):
     found = document(capsys, '--', 'sh', '-c', 'echo it is what it is; exit 3', status=1)
     assert found['needs'] is None
-    assert found['reason'].startswith('it exits 3 with all that it asked for: it looks at its own')
+    assert found['reason'].startswith('it exits 3, and asked for nothing. It may look at its own')
     result = audit('--', 'sh', '-c', 'echo it is what it is; exit 3')
     assert result.returncode == 1
-    assert result.stdout.startswith('no answer: it exits 3 with all that it asked for')
+    assert result.stdout.startswith('no answer: it exits 3, and asked for nothing. ')
     assert '  it said: it is what it is\n' in result.stdout
 
 
@@ -147,8 +147,8 @@ def test_merge_refuses_what_is_no_document(tmp_path, text):
         (['--once', '--from', 'all', '--', 'true'], '--once does not go with --from'),
         (['--merge', 'x', '--ppy', 'y'], '--merge does not go with --ppy'),
         (['--merge', 'x', '--', 'true'], '--merge takes documents and no COMMAND'),
-        (['--for', '0', '--', 'true'], 'argument --for: invalid'),
-        (['--for', 'nan', '--', 'true'], 'argument --for: invalid'),
+        (['--for', '0', '--', 'true'], "argument --for: '0' is no number of seconds"),
+        (['--for', 'nan', '--', 'true'], "argument --for: 'nan' is no number of seconds"),
         (['--from', 'some', '--', 'true'], 'argument --from: invalid choice'),
     ],
 )
@@ -163,7 +163,16 @@ def test_wrong_usage_exits_2(arguments, words):
     [
         (['--', 'no-such-program'], 'there is no program no-such-program'),
         (['--as', 'no-such-user', '--', 'true'], "there is no user 'no-such-user'"),
+        (['--as', '4000000000', '--', 'true'], 'there is no user 4000000000'),
         (['--before', 'false', '--', 'true'], 'the command before each run failed: false'),
+        (
+            ['--before', 'echo why >&2; exit 3', '--', 'true'],
+            'the command before each run failed: echo why >&2; exit 3; it said: why',
+        ),
+        (
+            ['--ppy', '/bin/true', '--', '/etc/hostname'],
+            '/bin/true is no installed ppy: caps ppy install makes one',
+        ),
     ],
 )
 def test_what_cannot_be_audited_is_a_sentence(arguments, words):
