@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from caps.admin import rewriting
-from caps.admin.manifest import places
+from caps.admin.manifest_files import places
 from caps.admin.opening import refuse
 from caps.admin.proof import code_flaws, taken_code
 from caps.admin.transaction import AdminError

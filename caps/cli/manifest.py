@@ -10,7 +10,7 @@ from caps.cli.parsers import Commands, Parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from caps.admin.manifest import Drift
+    from caps.admin.restoring import Drift
 
 EXAMPLES = """\
 A manifest is text with a line for each file. What no package owns has its sha256 there as well. An
@@ -71,12 +71,12 @@ def add(commands: Commands) -> None:
     """Add the commands to those of a parser."""
     text = 'which files are to carry which capabilities: list, compare, bring back'
     group = commands.group('manifest', text, EXAMPLES)
-    parser = group.add('save', save, 'list what carries capabilities', SAVE)
+    parser = group.add('save', _save, 'list what carries capabilities', SAVE)
     parser.add_argument('directories', nargs='+', metavar='DIR')
     parser.add_argument('--into', metavar='FILE', help='merge it into a manifest')
-    parser = group.add('check', check, 'say what is not as listed', CHECK, DRIFTS)
+    parser = group.add('check', _check, 'say what is not as listed', CHECK, DRIFTS)
     _add_files(parser)
-    parser = group.add('restore', restore, 'bring back what is not as listed', RESTORE, DRIFTS)
+    parser = group.add('restore', _restore, 'bring back what is not as listed', RESTORE, DRIFTS)
     _add_files(parser)
     parser.add_argument('--dry-run', action='store_true', help='only say what would be')
 
@@ -85,24 +85,27 @@ def _add_files(parser: Parser) -> None:
     parser.add_argument('files', nargs='*', metavar='FILE')
 
 
-def save(arguments: argparse.Namespace, out: Output) -> bool:
-    from caps.admin import manifest
+def _save(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.admin.manifest_files import save
+    from caps.admin.manifest_text import merged
+    from caps.admin.survey import survey
 
-    found, problems = manifest.survey(arguments.directories)
+    found, problems = survey(arguments.directories)
     for problem in problems:
         out.problem(problem)
     if arguments.into is None:
-        for line in manifest.merged((), '', found):
+        for line in merged((), '', found):
             out.text(line)
     else:
-        manifest.save(found, arguments.into)
+        save(found, arguments.into)
     return bool(found.files)
 
 
-def check(arguments: argparse.Namespace, out: Output) -> bool:
-    from caps.admin import manifest
+def _check(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.admin.manifest import check
+    from caps.admin.manifest_files import read
 
-    drifts, problems = manifest.check(manifest.read(arguments.files, is_trusted=False))
+    drifts, problems = check(read(arguments.files, is_trusted=False))
     for drift in drifts:
         grave = ' (amounts to root)' if drift.amounts_to_root else ''
         out.line(f'{drift.kind:<11}', drift.path, f'{drift.reason}{grave}', style='yellow')
@@ -112,11 +115,12 @@ def check(arguments: argparse.Namespace, out: Output) -> bool:
     return not drifts
 
 
-def restore(arguments: argparse.Namespace, out: Output) -> bool:
-    from caps.admin import manifest
+def _restore(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.admin.manifest import restore
+    from caps.admin.manifest_files import read
 
-    listed = manifest.read(arguments.files, is_trusted=True)
-    drifts = manifest.restore(listed, is_dry=arguments.dry_run)
+    listed = read(arguments.files, is_trusted=True)
+    drifts = restore(listed, is_dry=arguments.dry_run)
     done = 'would be restored' if arguments.dry_run else 'restored'
     for drift in drifts:
         if drift.refusal:

@@ -18,11 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caps import Caps
-from caps.admin import manifest as module
-from caps.admin import rewriting
-from caps.admin.manifest import check, read, restore, save, survey
+from caps.admin import restoring, rewriting
+from caps.admin import survey as surveying
+from caps.admin.manifest import check, restore
+from caps.admin.manifest_files import read, save
 from caps.admin.manifest_text import Listed, Manifest, ManifestError, quoted, read_into, words_of
 from caps.admin.ppy import install
+from caps.admin.survey import survey
 from caps.admin.transaction import AdminError
 from caps.cli import main
 from caps.system.packages import recorded_digests
@@ -172,7 +174,7 @@ def test_save_that_fails_leaves_what_was_there(tool, scene, monkeypatch, step):
 KILLED_SAVE = """
 import os, signal, sys
 from caps import Caps
-from caps.admin import manifest, rewriting
+from caps.admin import manifest_files, rewriting, survey
 step, directory = sys.argv[1:]
 where = rewriting if hasattr(rewriting, step) else os
 real = getattr(where, step)
@@ -182,7 +184,7 @@ def kill(*arguments, **options):
     real(*arguments, **options)
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(where, step, kill)
-manifest.save(manifest.survey([directory])[0], directory + '/manifest')
+manifest_files.save(survey.survey([directory])[0], directory + '/manifest')
 """
 
 
@@ -295,14 +297,14 @@ def test_installed_ppy_is_not_listed_but_what_looks_like_one_is(scene, system_ve
 def test_file_that_is_exchanged_after_it_was_found_is_not_listed(app, monkeypatch):
     """A digest of what only root can read would be in a file that all can read."""
     Caps(KILL).apply(app.den / 'app/tool')
-    real = module.find
+    real = surveying.find
 
     def find(directory):
         findings = real(directory)
         exchange_directories(app.den)
         return findings
 
-    monkeypatch.setattr(module, 'find', find)
+    monkeypatch.setattr(surveying, 'find', find)
     assert survey([app.den])[0].files == {}
 
 
@@ -533,13 +535,13 @@ def test_file_that_is_exchanged_after_the_look_is_not_marked(app, monkeypatch, e
     if is_naive:
         naive(app.listed, lambda: exchange(app.den))
     else:
-        real = module._judge
+        real = restoring._judge
 
         def judge(*arguments):
             real(*arguments)
             exchange(app.den)
 
-        monkeypatch.setattr(module, '_judge', judge)
+        monkeypatch.setattr(restoring, '_judge', judge)
         restore(of(app.listed))
     assert is_marked_evil(app) == is_naive
     assert (app.secret.joinpath('tool').stat().st_uid != 0) == (
@@ -613,14 +615,14 @@ def test_owner_who_can_already_write_to_the_file_gets_no_mark(app, is_naive, way
 @needs_root
 def test_owner_who_opens_the_file_meanwhile_has_the_mark_taken_back(app, monkeypatch):
     tool = app.den / 'app/tool'
-    real = module._change
+    real = restoring._change
 
     def change(*arguments):
         real(*arguments)
         with pytest.raises(BlockingIOError):
             os.open(tool, os.O_RDWR | os.O_NONBLOCK)
 
-    monkeypatch.setattr(module, '_change', change)
+    monkeypatch.setattr(restoring, '_change', change)
     before = state(tool)
     (drift,) = restore(of(app.listed))
     assert drift.refusal == 'somebody opened it meanwhile to write to it'
@@ -654,14 +656,14 @@ def test_step_that_fails_leaves_the_file_as_it_was(tool, accounts, monkeypatch, 
 KILLED = """
 import os, signal, sys
 from caps import Caps
-from caps.admin import manifest
+from caps.admin import manifest, manifest_files
 step, file = sys.argv[1:]
 where = Caps if step == 'apply' else os
 real = getattr(where, step)
 def kill(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(where, step, kill)
-manifest.restore(manifest.read([file], is_trusted=True))
+manifest.restore(manifest_files.read([file], is_trusted=True))
 """
 
 

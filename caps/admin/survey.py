@@ -1,0 +1,77 @@
+"""What carries capabilities here, for a manifest."""
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from caps import Caps
+from caps.accounts import user_name
+from caps.admin.installation import recorded
+from caps.admin.manifest_text import Listed, Manifest
+from caps.admin.restoring import digest, group_name
+from caps.admin.transaction import AdminError
+from caps.system.find import find
+from caps.system.launcher import LAUNCHER_CAPS
+from caps.system.look import look_at
+from caps.system.packages import recorded_digests
+
+PathText = str | os.PathLike[str]
+PPY = re.compile(r'(.*)/(?:bin/([^/]+)|libexec/([^/]+)-[a-z0-9_]{8}/[^/]+)', re.DOTALL)
+
+
+def survey(directories: Iterable[PathText]) -> tuple[Manifest, list[OSError]]:
+    """What carries capabilities below directories, and what could not be looked at."""
+    manifest = Manifest(searched=[os.path.abspath(directory) for directory in directories])
+    problems: list[OSError] = []
+    contents: dict[str, tuple[str, str]] = {}
+    for directory in manifest.searched:
+        findings = find(directory)
+        problems += findings.problems
+        for path, _ in without_ppy(findings.files):
+            try:
+                with look_at(path) as look, look.opened() as fd:
+                    if fd is None:
+                        raise PermissionError(errno.EACCES, 'cannot be read', path)
+                    caps = Caps.from_file(fd)
+                    if not caps.marked:  # its owner has another file there by now
+                        continue
+                    contents[path] = digest(fd, 'md5'), digest(fd, 'sha256')
+                    info, mode = look.info, stat.S_IMODE(look.info.st_mode)
+            except FileNotFoundError:  # gone meanwhile
+                continue
+            except OSError as error:
+                problems.append(OSError(error.errno, error.strerror, path))
+                continue
+            names = user_name(info.st_uid), group_name(info.st_gid)
+            manifest.files[path] = Listed(path, str(caps), *names, mode, caps.root_id)
+    recorded = recorded_digests(manifest.files)
+    for path, listed in manifest.files.items():
+        md5, sha256 = contents[path]
+        listed.sha256 = None if recorded.get(path) == md5 else sha256
+    return manifest, problems
+
+
+def without_ppy(files: Iterable[tuple[str, Caps]]) -> Iterator[tuple[str, Caps]]:
+    """Files but for those of an installed ppy, which each installation writes anew and proves."""
+    for path, caps in files:
+        if not _is_of_ppy(path, caps):
+            yield path, caps
+
+
+def _is_of_ppy(path: str, caps: Caps) -> bool:
+    match = PPY.fullmatch(path)
+    if match is None:
+        return False
+    prefix, launcher, copy = match.groups()
+    with suppress(AdminError, OSError):
+        installation = recorded(prefix or '/', launcher or copy or '')
+        if installation is None or os.lstat(installation.ppy).st_uid:
+            return False
+        if launcher:
+            return path == installation.ppy and caps == LAUNCHER_CAPS
+        is_harmless = not caps.permitted and not caps.effective
+        return is_harmless and os.path.dirname(path) in installation.stages()
+    return False
