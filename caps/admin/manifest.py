@@ -2,7 +2,10 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
+from caps.admin.glance import Glance
+from caps.admin.manifest_files import ManifestFiles
 from caps.admin.manifest_text import Manifest
 from caps.admin.restoring import Drift, look, shown
 from caps.admin.survey import without_ppy
@@ -10,8 +13,10 @@ from caps.admin.transaction import AdminError
 from caps.system.find import find
 from caps.system.packages import recorded_digests
 
+AT_ONCE = 5000  # files, about whose packages is asked together
 
-def check(manifest: Manifest) -> tuple[list[Drift], list[OSError]]:
+
+def check(manifest: Manifest | ManifestFiles) -> tuple[list[Drift], list[OSError]]:
     """What is not as listed, first what amounts to root, and what could not be looked at."""
     drifts = [*_each(manifest, is_acting=False)]
     problems: list[OSError] = []
@@ -22,13 +27,13 @@ def check(manifest: Manifest) -> tuple[list[Drift], list[OSError]]:
             problems.append(OSError(error.errno, error.strerror, directory))
             continue
         problems += findings.problems
-        for path, caps in without_ppy(findings.files):
-            if path not in manifest.files:
-                drifts.append(Drift('unexpected', path, None, f'has {shown(caps)}', caps))
+        unlisted = (found for found in findings.files if found[0] not in manifest)
+        for path, caps in without_ppy(unlisted):
+            drifts.append(Drift('unexpected', path, None, f'has {shown(caps)}', caps))
     return in_order(drifts), problems
 
 
-def restore(manifest: Manifest, *, is_dry: bool = False) -> list[Drift]:
+def restore(manifest: Manifest | ManifestFiles, *, is_dry: bool = False) -> list[Drift]:
     """Bring back what is not as listed, or with `is_dry` say what would be.
 
     Returns what was brought back, and with a `refusal` what was not, first what amounts to root.
@@ -43,11 +48,13 @@ def in_order(drifts: Iterable[Drift]) -> list[Drift]:
     return sorted(drifts, key=lambda drift: (not drift.amounts_to_root, drift.path))
 
 
-def _each(manifest: Manifest, *, is_acting: bool) -> Iterator[Drift]:
-    listed = manifest.files.values()
-    there = (file.path for file in listed if not file.sha256 and os.path.lexists(file.path))
-    recorded = recorded_digests(there)
-    for file in listed:
-        drift = look(file, recorded.get(file.path), is_acting)
-        if drift:
-            yield drift
+def _each(manifest: Manifest | ManifestFiles, *, is_acting: bool) -> Iterator[Drift]:
+    files = manifest.each()
+    with Glance() as glance:
+        while some := [*islice(files, AT_ONCE)]:
+            there = (file.path for file in some if not file.sha256 and os.path.lexists(file.path))
+            recorded = recorded_digests(there)
+            for file in some:
+                md5 = recorded.get(file.path)
+                if not glance.is_as_listed(file, md5) and (drift := look(file, md5, is_acting)):
+                    yield drift

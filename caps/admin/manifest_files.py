@@ -2,11 +2,14 @@
 
 import os
 import stat
+import weakref
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
+from typing import BinaryIO
 
 from caps.accounts import user_name
-from caps.admin.manifest_text import Manifest, merged, read_into
+from caps.admin.manifest_text import Listed, Manifest, lines_of, merged
 from caps.admin.opening import opened_file
 from caps.admin.rewriting import replace, rewriting
 from caps.admin.transaction import AdminError
@@ -17,21 +20,64 @@ LINE = 1 << 21  # bytes, which is more than a line may have
 TITLE = '# What carries capabilities here. See "caps manifest --help".\n'
 
 
-def read(files: Collection[PathText], *, is_trusted: bool) -> Manifest:
-    """One manifest of several files; by default of /etc/caps/manifest and /etc/caps/manifest.d.
+class ManifestFiles:
+    """One manifest of several files, which are read again for each look, so that no line is kept.
 
-    is_trusted: whether it is to be acted on, so that each must be root's alone
+    files: by default /etc/caps/manifest and /etc/caps/manifest.d
+    is_trusted: whether they are to be acted on, so that each must be root's alone
+    searched: the directories that were searched
     Raises ManifestError for a line that is not understood, and AdminError or OSError.
     """
-    manifest = Manifest()
-    for path in [os.path.abspath(file) for file in files] or places():
-        if is_trusted:
-            with _opened_manifest(path) as (_, fd):
-                read_into(manifest, _lines(fd), path)
-        else:
-            with open(path, 'rb') as file:
-                read_into(manifest, _lines(file.fileno()), path)
-    return manifest
+
+    def __init__(self, files: Collection[PathText], *, is_trusted: bool) -> None:
+        self.searched: list[str] = []
+        self._files: list[tuple[str, BinaryIO]] = []
+        self._listed = set[int]()
+        self._again = set[str]()
+        held = ExitStack()
+        weakref.finalize(self, held.close)
+        for path in [os.path.abspath(file) for file in files] or places():
+            self._files.append((path, held.enter_context(_opened(path, is_trusted))))
+        for said in self._said():
+            if not isinstance(said, Listed):
+                self.searched += [said] * (said not in self.searched)
+            elif said.path in self:
+                self._again.add(said.path)
+            else:
+                self._listed.add(hash(said.path))
+
+    def __contains__(self, path: str) -> bool:
+        return hash(path) in self._listed
+
+    def each(self) -> Iterator[Listed]:
+        """The files; of two lines about one the later one counts."""
+        last: dict[str, Listed] = {}
+        for said in self._said():
+            if isinstance(said, Listed):
+                if said.path in self._again:
+                    last[said.path] = said
+                else:
+                    yield said
+        yield from last.values()
+
+    def _said(self) -> Iterator[Listed | str]:
+        for path, file in self._files:
+            file.seek(0)
+            for _, said, _ in lines_of(iter(lambda: file.readline(LINE), b''), path):  # noqa: B023
+                if said is not None:
+                    yield said
+
+
+def _opened(path: str, is_trusted: bool) -> BinaryIO:
+    """A manifest that can be read several times."""
+    if is_trusted:
+        with _opened_manifest(path) as (_, fd):
+            return open(os.dup(fd), 'rb')
+    file = open(path, 'rb')  # noqa: SIM115
+    if file.seekable():
+        return file
+    with file:
+        return BytesIO(file.read())
 
 
 def places() -> list[str]:

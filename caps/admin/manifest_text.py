@@ -18,11 +18,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from caps import Caps
+from caps.accounts import id_of
 
 SIZE = 1 << 20  # bytes of a line
 WORD = re.compile(r'[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s"\\]+))(?=[ \t]|$)')
 ESCAPE = re.compile(r'\\(x[0-9a-fA-F]{2}|.)')
 DIGEST = re.compile('[0-9a-f]{64}')
+# Nearly every line: it is read so ten times faster.
+_WORD = r'([^\s"\\#][^\s"\\]*)'
+PLAIN = re.compile(
+    rf'file (/[^\s"\\]+) {_WORD} {_WORD} {_WORD} ([0-7]{{1,4}})(?: sha256=([0-9a-f]{{64}}))?\n?'
+)
 
 
 class ManifestError(ValueError):
@@ -49,6 +55,11 @@ class Listed:
     sha256: str | None = None
 
     @property
+    def ids(self) -> tuple[int, int]:
+        """The numbers of its owner and group; raises LookupError where there is no such account."""
+        return id_of('user', _account(self.owner)), id_of('group', _account(self.group))
+
+    @property
     def caps(self) -> Caps:
         """Its capabilities; raises ValueError where this kernel does not know one."""
         caps = Caps(self.text)
@@ -69,6 +80,17 @@ class Manifest:
 
     files: dict[str, Listed] = field(default_factory=dict)
     searched: list[str] = field(default_factory=list)
+
+    def each(self) -> Iterator[Listed]:
+        """The files."""
+        yield from self.files.values()
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.files
+
+
+def _account(name: str) -> str | int:
+    return int(name) if name.isdecimal() else name
 
 
 def quoted(word: str) -> str:
@@ -168,7 +190,17 @@ def lines_of(content: Iterable[bytes], name: str) -> Iterator[tuple[str, Listed 
         try:
             if len(part) > SIZE:
                 raise ManifestError('the line is too long')
-            line = part.decode().rstrip('\n')
+            line = part.decode()
+            match = PLAIN.fullmatch(line)
+            if match and '/.' not in match[1] and '//' not in match[1] and match[1][-1] != '/':
+                path, text, owner, group, mode, sha256 = match.groups()
+                yield (
+                    line.rstrip('\n'),
+                    Listed(path, text, owner, group, int(mode, 8), 0, sha256),
+                    '',
+                )
+                continue
+            line = line.rstrip('\n')
             words, comment = words_of(line)
             said = entry(words) if words else None
         except UnicodeDecodeError:
@@ -176,15 +208,6 @@ def lines_of(content: Iterable[bytes], name: str) -> Iterator[tuple[str, Listed 
         except ManifestError as error:
             raise ManifestError(f'{name}:{number}: {error}') from None
         yield line, said, comment
-
-
-def read_into(manifest: Manifest, content: Iterable[bytes], name: str) -> None:
-    """Add what lines say to a manifest; of two lines about a file the later one counts."""
-    for _, said, _ in lines_of(content, name):
-        if isinstance(said, Listed):
-            manifest.files[said.path] = said
-        elif said is not None and said not in manifest.searched:
-            manifest.searched.append(said)
 
 
 def merged(content: Iterable[bytes], name: str, news: Manifest) -> Iterator[str]:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from caps import Caps
-from caps.accounts import id_of, user_name
+from caps.accounts import user_name
 from caps.admin.manifest_text import Listed
 from caps.admin.opening import opened_file, without_writers
 from caps.admin.transaction import AdminError, transaction
@@ -68,7 +68,7 @@ def look(listed: Listed, md5: str | None, is_acting: bool) -> Drift | None:
         return Drift('unknown', listed.path, listed, reason, refusal=reason)
     drift = Drift('unsafe', listed.path, listed, '')
     try:
-        ids = id_of('user', _account(listed.owner)), id_of('group', _account(listed.group))
+        ids = listed.ids
         with opened_file(listed.path, ids[0], Refusal) as (_, fd), ExitStack() as held:
             is_disturbed = _hold(fd, ids[0], held) if is_acting else None
             flaw = _content_flaw(listed, fd, md5)
@@ -87,10 +87,6 @@ def look(listed: Listed, md5: str | None, is_acting: bool) -> Drift | None:
         drift.refusal = f'{text}'.removeprefix(f'{listed.path} ').removeprefix(f'{listed.path}: ')
         drift.reason = drift.reason or drift.refusal
     return drift
-
-
-def _account(name: str) -> str | int:
-    return int(name) if name.isdecimal() else name
 
 
 def _hold(fd: int, uid: int, held: ExitStack) -> Callable[[], bool]:

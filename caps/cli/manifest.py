@@ -103,9 +103,9 @@ def _save(arguments: argparse.Namespace, out: Output) -> bool:
 
 def _check(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.admin.manifest import check
-    from caps.admin.manifest_files import read
+    from caps.admin.manifest_files import ManifestFiles
 
-    drifts, problems = check(read(arguments.files, is_trusted=False))
+    drifts, problems = check(ManifestFiles(arguments.files, is_trusted=False))
     for drift in drifts:
         grave = ' (amounts to root)' if drift.amounts_to_root else ''
         out.line(f'{drift.kind:<11}', drift.path, f'{drift.reason}{grave}', style='yellow')
@@ -117,9 +117,9 @@ def _check(arguments: argparse.Namespace, out: Output) -> bool:
 
 def _restore(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.admin.manifest import restore
-    from caps.admin.manifest_files import read
+    from caps.admin.manifest_files import ManifestFiles
 
-    listed = read(arguments.files, is_trusted=True)
+    listed = ManifestFiles(arguments.files, is_trusted=True)
     drifts = restore(listed, is_dry=arguments.dry_run)
     done = 'would be restored' if arguments.dry_run else 'restored'
     for drift in drifts:

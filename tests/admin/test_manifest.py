@@ -21,8 +21,8 @@ from caps import Caps
 from caps.admin import restoring, rewriting
 from caps.admin import survey as surveying
 from caps.admin.manifest import check, restore
-from caps.admin.manifest_files import read, save
-from caps.admin.manifest_text import Listed, Manifest, ManifestError, quoted, read_into, words_of
+from caps.admin.manifest_files import ManifestFiles, save
+from caps.admin.manifest_text import Listed, Manifest, ManifestError, lines_of, quoted, words_of
 from caps.admin.ppy import install
 from caps.admin.survey import survey
 from caps.admin.transaction import AdminError
@@ -82,9 +82,7 @@ def test_listed_file_is_read_as_it_was_written(name, owner, group, mode, root_id
     sha256 = None if is_owned else 64 * 'a'
     path = os.path.normpath('/' + name.strip('/')).replace('//', '/')
     listed = Listed(path, '=ep cap_kill-ep', owner, group, mode, root_id, sha256)
-    manifest = Manifest()
-    read_into(manifest, [f'{listed}\n'.encode()], 'manifest')
-    assert manifest.files == {path: listed}
+    assert [said for _, said, _ in lines_of([f'{listed}\n'.encode()], 'manifest')] == [listed]
 
 
 HOSTILE = {
@@ -116,9 +114,31 @@ def test_manifest_with_a_line_that_is_not_understood_is_refused_whole(tool, scen
     file = scene / 'manifest'
     file.write_bytes(f'# mine\n{listed_as_is(tool)}\n'.encode() + line + b'\n')
     with pytest.raises(ManifestError, match=f'{file}:3: '):
-        read([file], is_trusted=False)
+        ManifestFiles([file], is_trusted=False)
     assert main(['manifest', 'restore', str(file)]) == 1
     assert not Caps.from_file(tool).marked
+
+
+def test_of_two_lines_about_a_file_the_later_one_counts(tool, scene):
+    other = scene / 'other'
+    shutil.copy(tool, other)
+    Caps('cap_chown=p').apply(other)
+    lines = [listed_as_is(tool), listed_as_is(other, 'cap_chown=p'), listed_as_is(tool, mode=0o700)]
+    first, second = scene / 'first', scene / 'second'
+    first.write_text(''.join(f'{line}\n' for line in lines))
+    second.write_text(f'{listed_as_is(tool, "cap_setgid=p", mode=0o755)}\n')
+    manifest = ManifestFiles([first, second], is_trusted=True)
+    assert [str(file) for file in manifest.each()] == [str(lines[1]), second.read_text().rstrip()]
+    restore(manifest)
+    assert str(Caps.from_file(tool)) == 'cap_setgid=p'
+    assert check(manifest) == ([], [])
+
+
+def test_manifest_in_a_pipe_is_compared(tool, scene):
+    Caps(KILL).apply(tool)
+    command = f'echo "$0" | {sys.executable} -m caps manifest check /dev/stdin'
+    assert run('sh', '-c', command, listed_as_is(tool)).returncode == 0
+    assert run('sh', '-c', command, listed_as_is(tool, mode=0o700)).returncode == 1
 
 
 # ---- save ----
@@ -214,8 +234,10 @@ def test_saves_at_once_lose_nothing(tool, scene):
     names = ['one', 'two', 'three'] * 2
     started = [subprocess.Popen([*command, scene / name]) for name in names]
     assert [process.wait() for process in started] == [0] * len(names)
-    manifest = read([scene / 'manifest'], is_trusted=True)
-    assert sorted(manifest.files) == [f'{scene}/{name}/tool' for name in sorted(set(names))]
+    manifest = ManifestFiles([scene / 'manifest'], is_trusted=True)
+    assert sorted(file.path for file in manifest.each()) == [
+        f'{scene}/{name}/tool' for name in sorted(set(names))
+    ]
     assert sorted(os.listdir(scene)) == sorted(['manifest', 'tool', *set(names)])
 
 
@@ -272,7 +294,10 @@ def test_manifest_that_others_could_change_is_not_acted_on(
     file = scene / 'etc/manifest'
     file.write_text(f'{listed_as_is(tool)}\n')
     spoil(file, accounts.attacker)
-    deeds = {'restore': lambda: read([file], is_trusted=True), 'save': lambda: save(of(), file)}
+    deeds = {
+        'restore': lambda: ManifestFiles([file], is_trusted=True),
+        'save': lambda: save(of(), file),
+    }
     with pytest.raises(AdminError, match=match):
         deeds[deed]()
 
@@ -332,6 +357,48 @@ def test_mark_that_a_copy_lost_comes_back_with_owner_group_and_mode(tool, scene,
     assert [drift.refusal for drift in restore(listed)] == [None]
     assert state(tool)[1:] == before
     assert restore(listed) == []
+
+
+def differ(**changes):
+    return lambda tool, listed, uid: [setattr(listed, *change) for change in changes.items()]
+
+
+LOOKED_AT = {
+    'owner': differ(owner='1'),
+    'group': differ(group='1'),
+    'mode': differ(mode=0o700),
+    'mark': differ(text='cap_kill=p'),
+    'root id': differ(root_id=1000),
+    'content': differ(sha256=64 * '0'),
+    'unverified': differ(sha256=None),
+    'account': differ(owner='nobody-here'),
+    'newer kernel': differ(text='cap_of_tomorrow=ep'),
+    'no mark': lambda tool, listed, uid: Caps.remove(tool),
+    'hard link': lambda tool, listed, uid: os.link(tool, f'{tool}-'),
+    'writable': lambda tool, listed, uid: (tool.chmod(0o775), setattr(listed, 'mode', 0o775)),
+    'open directory': lambda tool, listed, uid: tool.parent.chmod(0o777),
+    'their directory': lambda tool, listed, uid: os.chown(tool.parent, uid, uid),
+    'a link': lambda tool, listed, uid: (tool.rename(f'{tool}-'), link(tool)),
+    'their link above': lambda tool, listed, uid: (
+        tool.parent.rename(f'{tool.parent}-'),
+        tool.parent.symlink_to(f'{tool.parent}-'),
+        os.chown(tool.parent.parent, uid, uid),
+    ),
+}
+
+
+@needs_root
+@pytest.mark.parametrize('spoil', LOOKED_AT.values(), ids=LOOKED_AT)
+def test_nothing_that_differs_passes_for_the_same(scene, accounts, spoil):
+    """Files that are as listed are told by a glance, which must not take any other for one."""
+    (scene / 'above/bin').mkdir(mode=0o755, parents=True)
+    tool = scene / 'above/bin/tool'
+    shutil.copy('/bin/true', tool)
+    Caps(KILL).apply(tool)
+    listed = listed_as_is(tool)
+    assert check(of(listed)) == ([], [])
+    spoil(tool, listed, accounts.attacker.uid)
+    assert [drift.path for drift in check(of(listed))[0]] == [str(tool)]
 
 
 @needs_root
@@ -663,7 +730,7 @@ real = getattr(where, step)
 def kill(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(where, step, kill)
-manifest.restore(manifest_files.read([file], is_trusted=True))
+manifest.restore(manifest_files.ManifestFiles([file], is_trusted=True))
 """
 
 
