@@ -351,6 +351,11 @@ def may_launch(launch):
     )
 
 
+def asks_for_help(launch):
+    """Whether what ppy is given as the path of a script is its own option."""
+    return launch.spelling == 'relative' and launch.name == b'--help'
+
+
 def may_fail(launch):
     """Whether the script can be hindered from reporting although it is launched."""
     hindering = {'NOFILE', 'NPROC', 'AS', 'DATA', 'STACK', 'CPU'} & {*launch.limits}
@@ -410,7 +415,8 @@ def violations(launch, place):
         message = UNPRIVILEGED if launch.uid == 0 or launch.no_new_privs else MESSAGE
         if launch.status in REFUSED and not (silent or message.fullmatch(launch.stderr)):
             yield f'its message is {launch.stderr}'
-        if not may_launch(launch) and launch.status not in (*REFUSED, EXEC, *range(-64, 0)):
+        harmless = (*REFUSED, EXEC, *range(-64, 0), *[0] * asks_for_help(launch))
+        if not may_launch(launch) and launch.status not in harmless:
             yield f'something ran and ended with {launch.status}'
         return
     if len(launch.reports) > 1 or launch.reports[0]['name'] != 'marked':
