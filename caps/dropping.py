@@ -8,7 +8,7 @@ from caps import _caps
 from caps.accounts import id_of, ids_of
 from caps.capset import CapSet
 from caps.iab import IAB
-from caps.proc import status
+from caps.proc import status_fields
 from caps.secbits import SecureBits
 from caps.state import Caps
 from caps.threads import (
@@ -25,7 +25,7 @@ from caps.threads import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from caps.capset import Members
-    from caps.threads import Step
+    from caps.threads import NamedCall
 
 
 def drop(
@@ -56,20 +56,20 @@ def drop(
     is_new = uid is not None or gid is not None or bool(gids)
     _check_drop(kept, before.permitted, uid, gid, is_new)
     require_permitted(before.permitted)
-    steps = [capset(before.permitted.mask, before.permitted.mask, 0)]
+    calls = [capset(before.permitted.mask, before.permitted.mask, 0)]
     if 'cap_setpcap' in before.permitted:
-        steps += drop_bounding(CapSet.all())
+        calls += drop_bounding(CapSet.all())
     if is_new and not _have_groups(gids):
         packed = b''.join(number.to_bytes(4, sys.byteorder) for number in gids)
-        steps.append((f'setgroups({gids})', (_caps.SETGROUPS, len(gids), packed)))
+        calls.append((f'setgroups({gids})', (_caps.SETGROUPS, len(gids), packed)))
     if gid is not None:
-        steps.append((f'setresgid to {gid}', (_caps.SETRESGID, gid, gid, gid)))
+        calls.append((f'setresgid to {gid}', (_caps.SETRESGID, gid, gid, gid)))
     if uid is not None:
         keeping = prctl('keeping capabilities', _caps.PR_SET_KEEPCAPS, 1)
-        steps += [keeping] if kept and uid else []
-        steps.append((f'setresuid to {uid}', (_caps.SETRESUID, uid, uid, uid)))
-        steps += [prctl('keeping no more', _caps.PR_SET_KEEPCAPS, 0)] if kept and uid else []
-    steps.append(capset(kept.mask, kept.mask, 0))
+        calls += [keeping] if kept and uid else []
+        calls.append((f'setresuid to {uid}', (_caps.SETRESUID, uid, uid, uid)))
+        calls += [prctl('keeping no more', _caps.PR_SET_KEEPCAPS, 0)] if kept and uid else []
+    calls.append(capset(kept.mask, kept.mask, 0))
     promised = {'CapInh': [0], 'CapPrm': [kept.mask], 'CapEff': [kept.mask], 'CapAmb': [0]}
     promised |= {'CapBnd': [0]} if 'cap_setpcap' in before.permitted else {}
     promised |= {'Uid': [uid] * 4} if uid is not None else {}
@@ -77,7 +77,7 @@ def drop(
     promised |= {'Groups': sorted(gids)} if is_new else {}
     promised |= {'NoNewPrivs': [1]} if no_new_privs else {}
     ids = os.getresuid(), os.getresgid()
-    run_calls(steps + [NO_NEW_PRIVS] * no_new_privs, all_threads=True)
+    run_calls(calls + [NO_NEW_PRIVS] * no_new_privs, all_threads=True)
     _check_threads(promised)
     _try_to_return(kept, before, ids, uid, gid)
     return IAB.from_process().bounding
@@ -105,7 +105,7 @@ def _statuses() -> 'Iterator[tuple[int, dict[str, str]]]':
     """The id and status of every living thread of the process."""
     for thread in thread_ids():
         try:
-            fields = status(f'/proc/self/task/{thread}')
+            fields = status_fields(f'/proc/self/task/{thread}')
         except (FileNotFoundError, ProcessLookupError):  # it has ended
             continue
         if fields['State'][0] not in 'ZX':  # in which it is listed, but has ended too
@@ -126,8 +126,8 @@ def _check_threads(promised: dict[str, list[int]]) -> None:
     for thread, fields in _statuses():
         broken = [name for name in promised if _numbers(fields, name) != promised[name]]
         if broken:
-            found = ', '.join(f'{name} {fields[name]}' for name in broken)
-            raise RuntimeError(f'thread {thread_name(thread)} did not drop: {found}')
+            kept = ', '.join(f'{name} {fields[name]}' for name in broken)
+            raise RuntimeError(f'thread {thread_name(thread)} did not drop: {kept}')
 
 
 def _try_to_return(
@@ -138,7 +138,7 @@ def _try_to_return(
     gid: int | None,
 ) -> None:
     """RuntimeError if the calling thread can take back what it was, by what it did not keep."""
-    ways: list[Step] = []
+    ways: list[NamedCall] = []
     for number, capability, now, old in (
         (_caps.SETRESUID, 'cap_setuid', uid, ids[0]),
         (_caps.SETRESGID, 'cap_setgid', gid, ids[1]),

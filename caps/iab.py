@@ -100,15 +100,15 @@ class IAB(State):
         if refusal:
             raise OSError(errno.EPERM, refusal)
         clear = _caps.PR_CAP_AMBIENT_CLEAR_ALL
-        steps = [prctl('clearing ambient', _caps.PR_CAP_AMBIENT, clear)]
+        calls = [prctl('clearing ambient', _caps.PR_CAP_AMBIENT, clear)]
         for name in self.ambient:
             bit = CapSet(name).mask.bit_length() - 1
             raising = _caps.PR_CAP_AMBIENT, _caps.PR_CAP_AMBIENT_RAISE, bit
-            steps.append(prctl(f'making {name} ambient', *raising))
+            calls.append(prctl(f'making {name} ambient', *raising))
         # Other threads may have more in bounding than this one.
         is_all = all_threads and 'cap_setpcap' in caps.permitted
-        steps += drop_bounding((CapSet.all() if is_all else now.bounding) - self.bounding)
-        run_with_setpcap(steps, all_threads, self.inheritable)
+        calls += drop_bounding((CapSet.all() if is_all else now.bounding) - self.bounding)
+        run_with_setpcap(calls, all_threads, self.inheritable)
         return self
 
     def copy(self) -> 'IAB':

@@ -31,8 +31,8 @@ def require() -> int:
     raise OSError(errno.ENOENT, f'this needs /proc, and {reason}')
 
 
-def status(directory: str) -> dict[str, str]:
-    """The status of a process or thread, whose name need not be UTF-8.
+def status_fields(directory: str) -> dict[str, str]:
+    """What /proc/PID/status says of a process or thread, by name; values need not be UTF-8.
 
     directory: of the process or thread, such as /proc/self.
     Raises OSError where there is no such process or thread.

@@ -13,8 +13,9 @@ from caps.text import parse, parse_iab
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from caps._caps import PathOrFd
+
     Three = tuple[CapSet, CapSet, CapSet]
-    Place = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int
 
 
 def first_broken(*rules: tuple[str, CapSet, str]) -> str:
@@ -78,7 +79,7 @@ def of_iab(wanted: 'Three', now: 'Three', permitted: CapSet, *, no_raise: bool) 
     )
 
 
-def of_file(error: OSError, file: 'Place', *, write: bool) -> str:
+def of_file(error: OSError, file: 'PathOrFd', *, write: bool) -> str:
     """Why the capabilities of a file cannot be read or written; see xattr(7).
 
     error: what the system call said.
@@ -98,7 +99,7 @@ def of_file(error: OSError, file: 'Place', *, write: bool) -> str:
     }.get(number or 0, error.strerror or os.strerror(number or 0))
 
 
-def _invalid(file: 'Place', write: bool) -> str:
+def _invalid(file: 'PathOrFd', write: bool) -> str:
     try:
         info = os.stat(file)
         if write and not isinstance(file, int) and os.path.islink(file):
@@ -114,7 +115,7 @@ def _invalid(file: 'Place', write: bool) -> str:
     return 'this user namespace has no user 0, whom file capabilities are for (user_namespaces(7))'
 
 
-def _not_permitted(file: 'Place') -> str:
+def _not_permitted(file: 'PathOrFd') -> str:
     if not parse(_caps.get_process(0))['e'] & CapSet('cap_setfcap').mask:
         return 'cap_setfcap must be effective'
     info = os.stat(file)

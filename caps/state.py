@@ -11,13 +11,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from caps._caps import PathOrFd
     from caps.capset import Members
 
     class HasFileno(Protocol):
         def fileno(self) -> int: ...
 
-    Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-    File = Path | int | HasFileno
+    AnyFile = PathOrFd | HasFileno
 
 
 class Member:
@@ -145,7 +145,7 @@ class Caps(State):
             raise OSError(error.errno, f'process {pid}: {error.strerror}') from None
 
     @classmethod
-    def from_file(cls, file: 'File') -> 'Caps':
+    def from_file(cls, file: 'AnyFile') -> 'Caps':
         """The capabilities of a file; empty, with `marked` False, where it has none.
 
         file: a path (symbolic links are followed), a descriptor or a file object.
@@ -153,7 +153,7 @@ class Caps(State):
         security.capability attribute is malformed; see cap_get_file(3).
         """
         try:
-            text, root_id = _caps.get_file(_place(file))
+            text, root_id = _caps.get_file(_path_or_fd(file))
         except OSError as error:
             raise _file_error(error, file) from None
         self = cls(text or '', root_id=root_id)
@@ -161,7 +161,7 @@ class Caps(State):
         return self
 
     @staticmethod
-    def remove(file: 'File') -> None:
+    def remove(file: 'AnyFile') -> None:
         """Take a file's capabilities away, the attribute included, as ``setcap -r`` does.
 
         file: as for `apply`.
@@ -169,7 +169,7 @@ class Caps(State):
         """
         _change(file, None, 0)
 
-    def apply(self, file: 'File | None' = None, *, all_threads: bool = False) -> 'Caps':
+    def apply(self, file: 'AnyFile | None' = None, *, all_threads: bool = False) -> 'Caps':
         """Make this the state of the calling thread, or the capabilities of a file.
 
         file: a path (its last part not a symbolic link, as in setcap(8)), a descriptor or a
@@ -297,18 +297,18 @@ class Caps(State):
         return str(refusals.of_capset(self._three, now._three))
 
 
-def _place(file: 'File') -> 'Path | int':
+def _path_or_fd(file: 'AnyFile') -> 'PathOrFd':
     return file if isinstance(file, (str, int, bytes, os.PathLike)) else file.fileno()
 
 
-def _change(file: 'File', text: str | None, root_id: int) -> None:
+def _change(file: 'AnyFile', text: str | None, root_id: int) -> None:
     """Mark a file, or remove its mark where there is no text, through one judged descriptor."""
     opened = -1
     try:
-        place = _place(file)
-        if not isinstance(place, int):
-            opened = _open(place)
-        _caps.set_file(place if isinstance(place, int) else opened, text, root_id)
+        fd = _path_or_fd(file)
+        if not isinstance(fd, int):
+            fd = opened = _open(fd)
+        _caps.set_file(fd, text, root_id)
     except OSError as error:
         raise _file_error(error, file, write=True) from None
     finally:
@@ -316,17 +316,17 @@ def _change(file: 'File', text: str | None, root_id: int) -> None:
             os.close(opened)
 
 
-def _open(path: 'Path') -> int:
+def _open(path: 'str | bytes | os.PathLike[str] | os.PathLike[bytes]') -> int:
     """A descriptor of a regular file, of which nothing else is opened, be it exchanged for it."""
     import errno
 
-    place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    looked_at = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        info = os.fstat(place)
+        info = os.fstat(looked_at)
         if not stat.S_ISREG(info.st_mode):
             raise OSError(errno.EINVAL, 'not a regular file')
         try:
-            fd = os.open(f'/proc/self/fd/{place}', os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f'/proc/self/fd/{looked_at}', os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:  # no /proc
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             fd = os.open(path, flags)
@@ -335,14 +335,14 @@ def _open(path: 'Path') -> int:
             raise OSError(errno.ESTALE, 'exchanged while it was looked at')
         return fd
     finally:
-        os.close(place)
+        os.close(looked_at)
 
 
-def _file_error(error: OSError, file: 'File', *, write: bool = False) -> OSError:
+def _file_error(error: OSError, file: 'AnyFile', *, write: bool = False) -> OSError:
     if error.errno is None:  # a file object without a descriptor
         return error
     from caps import refusals
 
-    place = _place(file)
-    name = place if place is file else getattr(file, 'name', None)
-    return OSError(error.errno, refusals.of_file(error, place, write=write), name)
+    path_or_fd = _path_or_fd(file)
+    name = path_or_fd if path_or_fd is file else getattr(file, 'name', None)
+    return OSError(error.errno, refusals.of_file(error, path_or_fd, write=write), name)

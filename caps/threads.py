@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Step = tuple[str, tuple[int | bytes, ...]]  # what it is for a reader, what for syscall(2)
+    NamedCall = tuple[str, tuple[int | bytes, ...]]  # its name in errors, and what syscall(2) takes
 
 
 # Which every call on all threads needs.
@@ -32,9 +32,9 @@ def thread_ids() -> list[int]:
         raise OSError(error.errno, _NO_PROC) from None
 
 
-def run_calls(steps: 'Sequence[Step]', all_threads: bool) -> None:
+def run_calls(calls: 'Sequence[NamedCall]', all_threads: bool) -> None:
     """Make system calls in turn, on this thread or on all; OSError says how far that got."""
-    failure = _caps.system_calls([call for _, call in steps], all_threads)
+    failure = _caps.system_calls([call for _, call in calls], all_threads)
     if failure is None:
         return
     import errno
@@ -44,8 +44,8 @@ def run_calls(steps: 'Sequence[Step]', all_threads: bool) -> None:
     if count > len(threads):
         names += f' and {count - len(threads)} more'
     if index >= 0:
-        done = ', '.join(dict.fromkeys(what for what, _ in steps[:index] if what))
-        reason = f'{steps[index][0] or "making cap_setpcap effective"}: {os.strerror(number)}'
+        done = ', '.join(dict.fromkeys(what for what, _ in calls[:index] if what))
+        reason = f'{calls[index][0] or "making cap_setpcap effective"}: {os.strerror(number)}'
         if all_threads and threads != [get_native_id()]:
             reason += f' in thread {names}, while all others were changed'
         elif done:
@@ -77,15 +77,20 @@ def thread_name(thread: int) -> str:
         return str(thread)
 
 
-def prctl(what: str, option: int, *arguments: int) -> 'Step':
+def prctl(what: str, option: int, *arguments: int) -> 'NamedCall':
     return what, (_caps.PRCTL, option, *arguments, *(0,) * (4 - len(arguments)))
 
 
 NO_NEW_PRIVS = prctl('setting no_new_privs', _caps.PR_SET_NO_NEW_PRIVS, 1)
 
 
-def capset(effective: int, permitted: int, inheritable: int, what: str | None = None) -> 'Step':
-    """The step that makes three masks the state of a thread; by default it says so itself."""
+def capset(
+    effective: int, permitted: int, inheritable: int, what: str | None = None
+) -> 'NamedCall':
+    """The call that makes three masks the state of a thread.
+
+    what: its name in errors; by default the state's text.
+    """
     masks = effective, permitted, inheritable
     words = [mask >> shift & 0xFFFFFFFF for shift in (0, 32) for mask in masks]
     header, data = (
@@ -103,7 +108,7 @@ def masks_of(thread: int = 0) -> tuple[int, int, int]:
 
 
 def run_with_setpcap(
-    steps: 'list[Step]', all_threads: bool, inheritable: CapSet | None = None
+    calls: 'list[NamedCall]', all_threads: bool, inheritable: CapSet | None = None
 ) -> None:
     """Make system calls with cap_setpcap effective meanwhile if that is permitted."""
     effective, permitted, now_inheritable = masks_of()
@@ -116,7 +121,7 @@ def run_with_setpcap(
         after = inheritable.mask
         raising.append(capset(raised, permitted, after))
     try:
-        run_calls([*raising, *steps, capset(effective, permitted, after)], all_threads)
+        run_calls([*raising, *calls, capset(effective, permitted, after)], all_threads)
     except OSError:
         _, permitted, inheritable_now = masks_of()
         _caps.set_process(written(effective, permitted, inheritable_now))
@@ -140,7 +145,7 @@ def require_permitted(permitted: CapSet) -> None:
             )
 
 
-def drop_bounding(names: Iterable[str]) -> 'list[Step]':
+def drop_bounding(names: Iterable[str]) -> 'list[NamedCall]':
     return [
         prctl('dropping from bounding', _caps.PR_CAPBSET_DROP, bit)
         for name in names

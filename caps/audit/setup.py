@@ -102,7 +102,7 @@ def become(account: Account, caps: CapSet) -> None:
     mask, everything = caps.mask, Caps.from_process().permitted.mask
     groups = b''.join(group.to_bytes(4, sys.byteorder) for group in account.groups)
     gid, uid = account.gid, account.uid
-    steps = [
+    calls = [
         capset(everything, everything, mask),
         *drop_bounding(IAB.from_process().bounding - caps),
         ('setgroups', (_caps.SETGROUPS, len(account.groups), groups)),
@@ -115,8 +115,8 @@ def become(account: Account, caps: CapSet) -> None:
     for name in caps:
         bit = CapSet(name).mask.bit_length() - 1
         raising = _caps.PR_CAP_AMBIENT, _caps.PR_CAP_AMBIENT_RAISE, bit
-        steps.append(prctl(f'making {name} ambient', *raising))
-    run_calls([*steps, NO_NEW_PRIVS], False)
+        calls.append(prctl(f'making {name} ambient', *raising))
+    run_calls([*calls, NO_NEW_PRIVS], False)
 
 
 def give_mark(script: str, caps: CapSet) -> None:

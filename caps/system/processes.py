@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from caps import CapSet, SecureBits
-from caps.proc import comm, require, status
+from caps.proc import comm, require, status_fields
 from caps.system.pam import login_of
 from caps.system.types import Ids, Process, UserNamespace
 
@@ -32,7 +32,7 @@ def look_at_process(pid: int | None = None) -> Actor:
     directory = f'/proc/{pid or "self"}'
     if not os.path.exists(directory):
         raise ProcessLookupError(errno.ESRCH, 'no such process', str(pid))
-    fields = status(directory)
+    fields = status_fields(directory)
     uid, gid, groups = (tuple(map(int, fields[name].split())) for name in ('Uid', 'Gid', 'Groups'))
     process = Process(
         effective=CapSet.from_mask(int(fields['CapEff'], 16)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from caps import IAB, Caps, CapSet, SecureBits
 from caps.accounts import user_name
-from caps.proc import comm, own_pid, require, status
+from caps.proc import comm, own_pid, require, status_fields
 
 _name_of = functools.cache(user_name)  # a million accounts, or LDAP, take long to ask
 SECCOMP = 'disabled', 'strict', 'filter'
@@ -60,7 +60,7 @@ def read(pid: int) -> Task:
     """The state of a process or thread; OSError where there is none.  See proc(5)."""
     require()
     try:
-        fields, name = status(f'/proc/{pid}'), comm(f'/proc/{pid}')
+        fields, name = status_fields(f'/proc/{pid}'), comm(f'/proc/{pid}')
     except (FileNotFoundError, ProcessLookupError) as error:
         raise OSError(error.errno, 'no such process', str(pid)) from None
     sets = [CapSet.from_mask(int(fields[f'Cap{flag}'], 16)) for flag in ('Eff', 'Prm', 'Inh')]
@@ -92,7 +92,7 @@ def _differing(pid: int, fields: Mapping[str, str]) -> list[int]:
     with suppress(OSError):  # gone meanwhile
         for thread in sorted(map(int, os.listdir(f'/proc/{pid}/task'))):
             with suppress(OSError):
-                state = status(f'/proc/{pid}/task/{thread}')
+                state = status_fields(f'/proc/{pid}/task/{thread}')
                 if any(state.get(name) != fields.get(name) for name in JUDGED_BY):
                     threads.append(thread)
     return threads

@@ -65,7 +65,7 @@ def vectors(iab):
     return iab.inheritable.mask, iab.ambient.mask, libcap.ALL & ~iab.bounding.mask
 
 
-def status(pid='thread-self'):
+def proc_masks(pid='thread-self'):
     """The inheritable, ambient and bounding bits in /proc."""
     lines = Path(f'/proc/{pid}/status').read_text().splitlines()
     fields = dict(line.split(':\t', 1) for line in lines if ':\t' in line)
@@ -230,7 +230,7 @@ def capsh(*options):
 
 
 def test_this_process_is_what_proc_says():
-    assert masks_of(IAB.from_process()) == status()
+    assert masks_of(IAB.from_process()) == proc_masks()
 
 
 @needs('cap_setpcap', *SOME)
@@ -240,7 +240,7 @@ def test_this_process_is_what_proc_says():
 def test_another_process_is_read_by_its_pid(text):
     with capsh(f'--iab={text}') as pid:
         iab = IAB.from_process(pid)
-        assert masks_of(iab) == status(pid)
+        assert masks_of(iab) == proc_masks(pid)
         printed = run('getpcaps', '--iab', pid).stdout
     assert IAB(printed.split()[-1].strip('[]')) == iab
     assert iab.ambient == IAB(text).ambient
@@ -281,12 +281,12 @@ def test_without_proc_another_process_is_not_called_absent(tmp_path):
 @in_a_child
 def test_an_applied_state_is_what_the_kernel_and_capsh_have(text):
     inheritable, ambient, blocked = read(text)
-    bounding = status()[2] & ~blocked
+    bounding = proc_masks()[2] & ~blocked
     iab = IAB(text)
     iab.bounding &= IAB.from_process().bounding
     assert iab.apply() is iab
     assert IAB.from_process() == iab
-    assert status() == (inheritable, ambient, bounding)
+    assert proc_masks() == (inheritable, ambient, bounding)
     if iab.bounding:  # without, nothing can be executed that root has capabilities in
         printed = run('capsh', '--print').stdout
         (line,) = [line for line in printed.splitlines() if line.startswith('Current IAB: ')]

@@ -27,7 +27,7 @@ PR_CAPBSET_DROP = 24
 masks = st.integers(0, 2**libcap.BITS - 1)
 
 
-def status(thread='thread-self'):
+def proc_masks(thread='thread-self'):
     """The effective, permitted and inheritable bits in /proc."""
     lines = Path(f'/proc/{thread}/status').read_text().splitlines()
     fields = dict(line.split(':\t', 1) for line in lines if ':\t' in line)
@@ -91,7 +91,7 @@ def refused(before, after):
 
 
 def test_this_process_is_what_proc_says():
-    assert libcap.masks(Caps.from_process()) == status()
+    assert libcap.masks(Caps.from_process()) == proc_masks()
 
 
 def test_a_process_is_no_file():
@@ -110,7 +110,7 @@ def test_another_process_is_read_by_its_pid(text):
     with child_with(text) as pid:
         caps = Caps.from_process(pid)
         assert caps == Caps(text)
-        assert libcap.masks(caps) == status(pid) == libcap.read(text)
+        assert libcap.masks(caps) == proc_masks(pid) == libcap.read(text)
         printed = run('getpcaps', pid).stdout
         assert printed.startswith(f'{pid}: ')
         assert Caps(printed.partition(': ')[2]) == caps
@@ -121,7 +121,7 @@ def test_a_thread_is_read_by_its_id():
     with thread_with('cap_kill=p') as thread:
         caps = Caps.from_process(thread)
         assert caps == Caps('cap_kill=p')
-        assert libcap.masks(caps) == status(thread)
+        assert libcap.masks(caps) == proc_masks(thread)
 
 
 @pytest.mark.parametrize('pid', [2**22 + 1, 2**31 - 1])
@@ -224,7 +224,7 @@ def test_an_applied_state_is_what_the_kernel_has(text):
     caps = Caps(text)
     assert caps.apply() is caps
     assert Caps.from_process() == caps
-    assert status() == libcap.read(text)
+    assert proc_masks() == libcap.read(text)
 
 
 @needs(*SOME)
@@ -256,13 +256,13 @@ def test_activated_capabilities_work():
 
 @needs(*SOME)
 def test_apply_changes_the_calling_thread_only():
-    before = status()
+    before = proc_masks()
     with thread_with('cap_kill=p') as one, thread_with('=') as two:
-        assert status(one) == libcap.read('cap_kill=p')
-        assert status(two) == (0, 0, 0)
-        assert status() == before
-        assert in_a_thread(status) == before
-    assert status() == before
+        assert proc_masks(one) == libcap.read('cap_kill=p')
+        assert proc_masks(two) == (0, 0, 0)
+        assert proc_masks() == before
+        assert in_a_thread(proc_masks) == before
+    assert proc_masks() == before
 
 
 @pytest.mark.parametrize(
@@ -333,17 +333,17 @@ CLOSE = {
 @needs(*SOME)
 def test_any_state_is_applied_or_refused_with_the_rule():
     verdicts = Counter()
-    own = status()[1]
+    own = proc_masks()[1]
 
     def verdict(old, new):
         state(old).apply()
-        assert status() == old
+        assert proc_masks() == old
         try:
             state(new).apply()
         except PermissionError as error:
-            assert status() == old
+            assert proc_masks() == old
             return error.strerror.partition(' cannot be added to ')[2].partition(':')[0]
-        assert status() == new
+        assert proc_masks() == new
         return 'applied'
 
     @settings(max_examples=300 * SOAK, deadline=None)

@@ -25,7 +25,7 @@ from caps import IAB, Caps, SecureBits, _caps, drop, set_no_new_privs
 from caps import threads as calls
 from support import CHILDREN, PATIENCE, SUPPORT, needs, needs_root, program, python
 from support.child import in_a_child
-from support.children.inside import Raw, refusal, seen, start, status, threads, wait_for
+from support.children.inside import Raw, refusal, seen, start, status_fields, threads, wait_for
 from support.sources import extension_with
 
 DROP = Caps()
@@ -81,12 +81,12 @@ WORK = {
 @in_a_child
 def test_every_thread_changes_and_without_all_threads_only_one(library, work):
     sys.setswitchinterval(1e-4)
-    raw, before = Raw(library), status(os.getpid())['CapPrm']
+    raw, before = Raw(library), status_fields(os.getpid())['CapPrm']
     lock.acquire()
     work(raw)
     assert DROP.apply() is DROP
-    assert status(os.getpid())['CapPrm'] == 0
-    assert status(os.listdir('/proc/self/task')[-1])['CapPrm'] == before
+    assert status_fields(os.getpid())['CapPrm'] == 0
+    assert status_fields(os.listdir('/proc/self/task')[-1])['CapPrm'] == before
     assert DROP.apply(all_threads=True) is DROP
     stop.append(1)
     for field in 'CapPrm', 'CapEff', 'CapInh', 'CapAmb':
@@ -676,7 +676,7 @@ def test_the_first_thread_may_have_ended(library, end):
     def outlive():
         result = 1
         try:
-            wait_for(lambda: status(os.getpid()) is None)
+            wait_for(lambda: status_fields(os.getpid()) is None)
             drop()
             assert seen('CapPrm') == {0}
             assert len(threads()) == 3

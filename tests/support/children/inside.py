@@ -14,7 +14,7 @@ Fields = dict[str, str | int]
 FIELDS = 'Uid', 'Gid', 'Groups', 'CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs'
 
 
-def status(thread: int | str) -> Fields | None:
+def status_fields(thread: int | str) -> Fields | None:
     """Some fields of a thread in /proc; None where it has ended."""
     try:
         with open(f'/proc/self/task/{thread}/status', errors='replace') as file:
@@ -31,8 +31,8 @@ def status(thread: int | str) -> Fields | None:
 
 def threads() -> dict[int, Fields]:
     """The fields of every living thread, by its id."""
-    found = {int(thread): status(thread) for thread in os.listdir('/proc/self/task')}
-    return {thread: fields for thread, fields in found.items() if fields}
+    listed = {int(thread): status_fields(thread) for thread in os.listdir('/proc/self/task')}
+    return {thread: fields for thread, fields in listed.items() if fields}
 
 
 def seen(field: str) -> set[str | int]:
@@ -64,11 +64,12 @@ def start(
     work: Callable[..., object], *arguments: object, count: int = 1
 ) -> list[threading.Thread]:
     """Threads that are at work."""
-    made = [threading.Thread(target=work, args=arguments, daemon=True) for _ in range(count)]
-    for thread in made:
+    started = [threading.Thread(target=work, args=arguments, daemon=True) for _ in range(count)]
+    for thread in started:
         thread.start()
-    wait_for(lambda: {str(one.native_id) for one in made} <= {*os.listdir('/proc/self/task')})
-    return made
+    ids = {str(thread.native_id) for thread in started}
+    wait_for(lambda: ids <= {*os.listdir('/proc/self/task')})
+    return started
 
 
 def refusal(function: Callable[..., object], *arguments: object, **options: object) -> OSError:

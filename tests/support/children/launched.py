@@ -5,7 +5,7 @@ import os
 import sys
 
 with open('/proc/self/status') as file:
-    status = dict(line.split(':\t', 1) for line in file if ':\t' in line)
+    fields = dict(line.split(':\t', 1) for line in file if ':\t' in line)
 sets = {
     'inheritable': 'CapInh', 'permitted': 'CapPrm', 'effective': 'CapEff',
     'bounding': 'CapBnd', 'ambient': 'CapAmb',
@@ -16,7 +16,7 @@ state = {
     'environ': dict(os.environ), 'umask': os.umask(0o77), 'cwd': os.getcwd(),
     'descriptors': sorted(int(name) for name in os.listdir('/proc/self/fd'))[:-1],
     'prefix': sys.prefix,
-    'status': {name: value.strip() for name, value in status.items()},
-    **{name: int(status[field], 16) for name, field in sets.items()},
+    'status': {name: value.strip() for name, value in fields.items()},
+    **{name: int(fields[field], 16) for name, field in sets.items()},
 }  # fmt: skip
 json.dump(state, sys.stdout)
