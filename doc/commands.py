@@ -18,7 +18,7 @@ import caps.cli
 from caps.cli.completion import places
 from caps.cli.parsers import shape_text
 
-COMMANDS = {place.strip(): one for place, one in places(caps.cli.parser())}
+COMMANDS = {place.strip(): command for place, command in places(caps.cli.parser())}
 SOURCES = [*Path(caps.cli.__file__).parent.glob('*.py')]
 COMMON = {'--help', '--help-json', '--json'}  # which the page explains once
 
@@ -41,9 +41,9 @@ def spelled(action: argparse.Action) -> str:
     return ' '.join(filter(None, [', '.join(action.option_strings), str(value)]))
 
 
-def arguments(one: argparse.ArgumentParser) -> nodes.definition_list:
+def arguments(command: argparse.ArgumentParser) -> nodes.definition_list:
     listed = nodes.definition_list()
-    for action in one._actions:
+    for action in command._actions:
         is_told = action.option_strings or not action.choices  # a choice is told where it is named
         if action.help and not COMMON & {*action.option_strings} and is_told:
             term = nodes.term('', '', *inline(spelled(action)))
@@ -70,15 +70,15 @@ class FromSource(SphinxDirective):
 class Command(FromSource):
     def taken(self) -> list[nodes.Node]:
         place = self.arguments[0]
-        one = COMMANDS[place]
+        command = COMMANDS[place]
         # As wide as it needs, since a page breaks lines itself.
-        formatter = argparse.HelpFormatter(one.prog, width=1000)
-        formatter.add_usage(one.usage, one._actions, one._mutually_exclusive_groups, '')
+        formatter = argparse.HelpFormatter(command.prog, width=1000)
+        formatter.add_usage(command.usage, command._actions, command._mutually_exclusive_groups, '')
         usage = nodes.paragraph('', '', *inline(formatter.format_help().strip()))
-        notes = one.examples.partition('examples:')[0].split('\n\n')
+        notes = command.examples.partition('examples:')[0].split('\n\n')
         said = [nodes.paragraph(text=' '.join(note.split())) for note in notes if note.strip()]
-        listed = arguments(one)
-        return [usage, nodes.paragraph(text=one.description), *[listed] * bool(listed), *said]
+        listed = arguments(command)
+        return [usage, nodes.paragraph(text=command.description), *[listed] * bool(listed), *said]
 
 
 class Examples(FromSource):

@@ -56,22 +56,22 @@ def with_terms(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
     """Give the docstrings of the project the markup that they are written without."""
-    made: list[str] = []
+    marked_up: list[str] = []
     is_listed = False
     for line in lines:
         line = MAN_PAGE.sub(r':manpage:`\1`', line)
-        if found := TERM.match(line):
-            names = found['names'] and ', '.join(f'``{it}``' for it in found['names'].split(', '))
-            made += [] if is_listed else ['']
-            made += [names or found['verb'], f'    {line[found.end() :]}']
+        if match := TERM.match(line):
+            names = ', '.join(f'``{name}``' for name in (match['names'] or '').split(', ') if name)
+            marked_up += [] if is_listed else ['']
+            marked_up += [names or match['verb'], f'    {line[match.end() :]}']
             is_listed = True
         elif is_listed and line.startswith('See '):
-            made += ['', line]
+            marked_up += ['', line]
             is_listed = False
         else:
-            made.append(f'    {line}' if is_listed and line else line)
+            marked_up.append(f'    {line}' if is_listed and line else line)
             is_listed = is_listed and bool(line)
-    lines[:] = made
+    lines[:] = marked_up
 
 
 def without_aliases(

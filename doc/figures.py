@@ -55,10 +55,10 @@ def draw(title: str, columns: list[Column], flows: set[Flow], lanes: tuple[str, 
 
     flows: from which column and set to which column and set, and the capability
     """
-    every = sorted({word for one in columns for set_ in one.words.values() for word in set_})
+    every = sorted({word for column in columns for part in column.words.values() for word in part})
     colour = {word: COLOURS[number % len(COLOURS)] for number, word in enumerate(every)}
     heights = {
-        name: 14 + LINE * max(1, *(len(one.words.get(name, ())) for one in columns))
+        name: 14 + LINE * max(1, *(len(column.words.get(name, ())) for column in columns))
         for name in lanes
     }
     tops, top = {}, TOP
@@ -68,9 +68,9 @@ def draw(title: str, columns: list[Column], flows: set[Flow], lanes: tuple[str, 
     pitch = COLUMN + GAP
     width, height = LEFT + pitch * len(columns) - GAP + 20, top + 10
 
-    def place(column: int, name: str, word: str) -> tuple[int, int]:
-        number = columns[column].words[name].index(word)
-        return LEFT + column * pitch, tops[name] + 10 + number * LINE
+    def place(number: int, name: str, word: str) -> tuple[int, int]:
+        row = columns[number].words[name].index(word)
+        return LEFT + number * pitch, tops[name] + 10 + row * LINE
 
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
@@ -83,10 +83,10 @@ def draw(title: str, columns: list[Column], flows: set[Flow], lanes: tuple[str, 
         y, h = tops[name], heights[name]
         lines.append(f'<rect class="lane" x="8" y="{y}" width="{width - 16}" height="{h}" rx="6"/>')
         lines.append(f'<text class="name" x="18" y="{y + h // 2 + 5}">{name}</text>')
-    for number, one in enumerate(columns):
+    for number, column in enumerate(columns):
         x = LEFT + number * pitch
-        lines.append(f'<text class="head" x="{x}" y="58">{escape(one.title)}</text>')
-        lines.append(f'<text class="small" x="{x}" y="76">{escape(one.subtitle)}</text>')
+        lines.append(f'<text class="head" x="{x}" y="58">{escape(column.title)}</text>')
+        lines.append(f'<text class="small" x="{x}" y="76">{escape(column.subtitle)}</text>')
     for source, from_, target, to, word in sorted(flows):
         x1, y1 = place(source, from_, word if word in columns[source].words[from_] else ALL)
         x2, y2 = place(target, to, word)
@@ -94,12 +94,12 @@ def draw(title: str, columns: list[Column], flows: set[Flow], lanes: tuple[str, 
         middle = (x1 + x2) // 2
         path = f'M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}'
         lines.append(f'<path class="flow" d="{path}" stroke="{colour[word]}"/>')
-    for number, one in enumerate(columns):
+    for number, column in enumerate(columns):
         for name in lanes:
-            if name in one.words and not one.words[name]:
+            if name in column.words and not column.words[name]:
                 x, y = LEFT + number * pitch, tops[name] + heights[name] // 2 + 5
                 lines.append(f'<text class="small" x="{x + 8}" y="{y}">empty</text>')
-            for word in one.words.get(name, ()):
+            for word in column.words.get(name, ()):
                 x, y = place(number, name, word)
                 box = f'x="{x}" y="{y}" width="{COLUMN}" height="{CHIP}" rx="5"'
                 lines.append(f'<rect {box} fill="{colour[word]}"/>')
@@ -109,16 +109,16 @@ def draw(title: str, columns: list[Column], flows: set[Flow], lanes: tuple[str, 
 
 def taken(file: int | None, before: int, after: int, process: Process, program: File) -> set[Flow]:
     """Where execve(2) takes each capability from: the file's sets pass those of the process."""
-    made, caps = execve(process, program).process, program.caps or FileCaps()
-    if made is None:
+    state, caps = execve(process, program).process, program.caps or FileCaps()
+    if state is None:
         raise ValueError('this execution fails')
     bounded = caps.permitted & process.bounding
     inherited = caps.inheritable & process.inheritable
     ways = {
-        (before, 'bounding', after, 'bounding'): made.bounding,
-        (before, 'inheritable', after, 'inheritable'): made.inheritable,
-        (before, 'ambient', after, 'ambient'): made.ambient,
-        (before, 'ambient', after, 'permitted'): made.ambient,
+        (before, 'bounding', after, 'bounding'): state.bounding,
+        (before, 'inheritable', after, 'inheritable'): state.inheritable,
+        (before, 'ambient', after, 'ambient'): state.ambient,
+        (before, 'ambient', after, 'permitted'): state.ambient,
         (before, 'inheritable', after, 'permitted'): inherited,
     }
     if file is not None:
@@ -180,24 +180,24 @@ def audit_figure() -> str:
         ('fchownat', 'EPERM'): ('cap_chown',),
     }
 
-    def run(caps: CapSet) -> Run:
+    def start(caps: CapSet) -> Run:
         for (name, error), enough in steps.items():
             if not caps & enough:
                 return Run(caps, 2, False, {Call(name, error, enough): 1})
         return Run(caps, 0, True, {})
 
-    runs = search(run, CapSet.all()).runs
+    runs = search(start, CapSet.all()).runs
     columns = []
-    for number, one in enumerate(runs, 1):
-        failures = [f'{name} {error}' for name, error in one.failures()]
-        ends = {'it has': [*one.caps], 'it is refused': [*one.refused], 'it ends': failures}
-        subtitle = 'it does its work' if one.is_done else 'it fails'
-        ends['it ends'] += [f'exit {one.status}']
+    for number, run in enumerate(runs, 1):
+        failures = [f'{name} {error}' for name, error in run.failures()]
+        ends = {'it has': [*run.caps], 'it is refused': [*run.refused], 'it ends': failures}
+        subtitle = 'it does its work' if run.is_done else 'it fails'
+        ends['it ends'] += [f'exit {run.status}']
         columns.append(Column(f'run {number}', subtitle, ends))
     flows = {
         (number, 'it is refused', number + 1, 'it has', name)
-        for number, (one, after) in enumerate(pairwise(runs))
-        for name in one.refused & after.caps
+        for number, (before, after) in enumerate(pairwise(runs))
+        for name in before.refused & after.caps
     }
     lanes = 'it has', 'it is refused', 'it ends'
     return draw('An audit of a command that needs two capabilities', columns, flows, lanes)

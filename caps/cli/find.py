@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace, out: Output) -> bool:
 
     def show(findings: Findings) -> None:
         """Print what has been found since the last time."""
-        news = [found for found in list(findings.files) if found[0] not in shown]
+        news = [entry for entry in list(findings.files) if entry[0] not in shown]
         if news:
             progress.clear()
-        for path, caps in sorted(news, key=lambda found: os.fsencode(found[0])):
+        for path, caps in sorted(news, key=lambda entry: os.fsencode(entry[0])):
             shown.add(path)
             files.append(file(path, caps))
             if arguments.null:

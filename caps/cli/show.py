@@ -114,8 +114,8 @@ def _run_listening(out: Output) -> bool:
     from caps.system import sockets, tasks
 
     known = {task.pid: task for task in tasks.everything()}
-    found, rows, holding = sockets.listening(), [], set[int]()
-    for socket in found:
+    listening, rows, holding = sockets.listening(), [], set[int]()
+    for socket in listening:
         holding |= known.keys() & {*socket.pids}
         place = f'{socket.address}:{socket.port}' if socket.port else socket.address
         holders = [(*_who(known[pid]), str(known[pid].caps)) for pid in socket.pids if pid in known]
@@ -123,7 +123,7 @@ def _run_listening(out: Output) -> bool:
         rows += [(socket.protocol, place, *holder) for holder in holders or [('?',) * 4]]
     out.document = {
         'processes': [document(known[pid]) for pid in sorted(holding)],
-        'sockets': [socket._asdict() | {'pids': list(socket.pids)} for socket in found],
+        'sockets': [socket._asdict() | {'pids': list(socket.pids)} for socket in listening],
     }
     out.table(('PROTOCOL', 'ADDRESS', 'PID', 'USER', 'NAME', 'CAPS'), rows)
     return bool(rows)

@@ -45,8 +45,8 @@ def _owners(names: list[str]) -> list[tuple[str, str]]:
     owners = []
     for start in range(0, len(names), MANY):
         for line in _query('--search', '--', *names[start : start + MANY]):
-            packages, found, name = line.partition(': /')
-            if found and not packages.startswith(('diversion by', 'local diversion')):
+            packages, colon, name = line.partition(': /')
+            if colon and not packages.startswith(('diversion by', 'local diversion')):
                 owners += [('/' + name, package) for package in packages.split(', ')]
     return owners
 

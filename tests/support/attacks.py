@@ -21,8 +21,8 @@ LIBC = CDLL(None, use_errno=True)
 
 def permitted(done: subprocess.CompletedProcess[str]) -> CapSet | None:
     """The capabilities that a script says it has; None if none ran."""
-    found = re.search(r'^CapPrm:\s+(\w+)', done.stdout, re.MULTILINE)
-    return CapSet.from_mask(int(found[1], 16)) if found else None
+    match = re.search(r'^CapPrm:\s+(\w+)', done.stdout, re.MULTILINE)
+    return CapSet.from_mask(int(match[1], 16)) if match else None
 
 
 def assert_only_naive_loses(

@@ -17,6 +17,6 @@ def matches(shape: Any, document: Any) -> bool:
             for key, name in names.items()
         )
     if isinstance(shape, list):
-        return isinstance(document, list) and all(matches(shape[0], one) for one in document)
+        return isinstance(document, list) and all(matches(shape[0], item) for item in document)
     kinds = {'str': str, 'int': int, 'bool': bool, '[str]': list, 'null': type(None)}
     return type(document) in [kinds[name] for name in shape.split(' | ')]

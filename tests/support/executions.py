@@ -51,7 +51,7 @@ def happens(
         masks = {name: int(seen[short], 16) for name, short in SHORT.items()}
         assert {name: getattr(said.after, name).mask for name in SETS} == masks
         assert [*said.after.uid, *said.after.gid] == [
-            int(one) for name in ('Uid', 'Gid') for one in seen[name].split()[:3]
+            int(number) for name in ('Uid', 'Gid') for number in seen[name].split()[:3]
         ]
         assert said.steps[-1].outcome.secure == (seen['Secure'] == '1')
     return said, seen
@@ -59,8 +59,8 @@ def happens(
 
 def advice(said: Explanation, rule: str) -> Advice:
     """The advice for a rule; there must be just one."""
-    (one,) = [one for one in said.advice if one.rule == rule]
-    return one
+    (advice,) = [advice for advice in said.advice if advice.rule == rule]
+    return advice
 
 
 def follow(said: Explanation, rule: str) -> None:

@@ -83,10 +83,10 @@ def by_hand(
         ('bounding-set', 'bounding'),
     ):
         if sets[name] is not None and CapSet(sets[name]) != now[name]:
-            wanted = ['-all', *('+' + one[4:] for one in CapSet(sets[name]))]
+            wanted = ['-all', *('+' + member[4:] for member in CapSet(sets[name]))]
             words.append(f'--{option}={",".join(wanted)}')
     if now.ambient and CapSet(sets['ambient']) == now.ambient:
-        words.append('--ambient-caps=-all,' + ','.join('+' + one[4:] for one in now.ambient))
+        words.append('--ambient-caps=-all,' + ','.join('+' + name[4:] for name in now.ambient))
     return [*words, 'cat', '/proc/self/status']
 
 
@@ -94,18 +94,18 @@ def fails(now: IAB, options: dict[str, Any]) -> bool:
     ran = subprocess.run(by_hand(now, **options), capture_output=True, text=True)
     if ran.returncode:
         return True
-    found = dict(line.split(':\t', 1) for line in ran.stdout.splitlines() if ':\t' in line)
+    fields = dict(line.split(':\t', 1) for line in ran.stdout.splitlines() if ':\t' in line)
     inheritable, ambient = options['inheritable'], CapSet(options['ambient'])
     bounding = now.bounding if options['bounding'] is None else CapSet(options['bounding'])
     inheritable = now.inheritable if inheritable is None else CapSet(inheritable)
     wanted = {'CapAmb': ambient, 'CapInh': inheritable | ambient, 'CapBnd': bounding}
-    return any(int(found[name], 16) != members.mask for name, members in wanted.items())
+    return any(int(fields[name], 16) != members.mask for name, members in wanted.items())
 
 
 def compare() -> int:
     """In how many kinds of ways both agree; they must in all."""
     now = IAB.from_process()
-    found = {(refused(options), fails(now, options)): options for options in asked()}
-    wrong = {pair: options for pair, options in found.items() if pair[0] != pair[1]}
+    answers = {(refused(options), fails(now, options)): options for options in asked()}
+    wrong = {pair: options for pair, options in answers.items() if pair[0] != pair[1]}
     assert not wrong, wrong
-    return len(found)
+    return len(answers)

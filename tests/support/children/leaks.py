@@ -28,7 +28,9 @@ mallinfo.restype = type('mallinfo2', (ctypes.Structure,), {
 
 def held() -> tuple[int, int, int, int]:
     """C's bytes, Python's blocks, descriptors and threads."""
-    descriptors, threads = (len(os.listdir(f'/proc/self/{what}')) for what in ('fd', 'task'))
+    descriptors, threads = (
+        len(os.listdir(f'/proc/self/{directory}')) for directory in ('fd', 'task')
+    )
     gc.collect()
     info = mallinfo()
     return info.uordblks + info.hblkhd, sys.getallocatedblocks(), descriptors, threads
@@ -76,7 +78,7 @@ def in_a_thread(function: Callable[..., object], *arguments: object) -> None:
 
 
 def measure(name: str, source: str, times: int, files: dict[str, str]) -> list[int] | None:
-    scope = {one: getattr(caps, one) for one in (*caps.__all__, '_caps')} | {'threads': threads}
+    scope = {name: getattr(caps, name) for name in (*caps.__all__, '_caps')} | {'threads': threads}
     signal.alarm(600)
     start(time.sleep, 600, count=2)
     if name.endswith(' refused'):

@@ -23,14 +23,14 @@ if __name__ == '__main__':
     sys.path.insert(0, parent)
     try:
         interpreters = import_module('_interpreters')
-        made = [interpreters.create(kind) for _ in range(2)]
+        created = [interpreters.create(kind) for _ in range(2)]
     except ImportError:
         interpreters = import_module('_xxsubinterpreters')
-        made = [interpreters.create(isolated=kind == 'isolated') for _ in range(2)]
+        created = [interpreters.create(isolated=kind == 'isolated') for _ in range(2)]
     path = [parent, os.path.dirname(__file__)]
     work = f'import sys; sys.path[:0] = {path}; import subinterpreters; subinterpreters.say()'
-    for interpreter in made:
+    for interpreter in created:
         interpreters.run_string(interpreter, work)
-    for interpreter in made:
+    for interpreter in created:
         interpreters.destroy(interpreter)
     say()
