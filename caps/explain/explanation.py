@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from caps.explain import words
 from caps.explain.advice import advice_on
-from caps.explain.execve import Outcome, Reason, execve
+from caps.explain.execve import Outcome, execve
 from caps.explain.ppy import checks_of, given_to_ppy, launch, own_checks
+from caps.explain.rules import Reason
 from caps.explain.types import Advice, Check, Step
 from caps.system.files import Executable, look_at_file
 from caps.system.path import closed_directory

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from caps import CapSet, SecureBits
-from caps.explain.execve import Outcome, Reason, execve
+from caps.explain.execve import Outcome, execve
+from caps.explain.rules import Reason
 from caps.explain.types import Check, Step
 from caps.system.files import Executable, look_at_file
 from caps.system.launcher import LAUNCHER_CAPS

@@ -88,9 +88,10 @@ def test_arrow_that_must_never_be(sources, targets):
     assert broken(sources=sources, targets=targets) == []
 
 
-def test_model_of_execve_knows_only_plain_types():
+def test_model_of_execve_knows_only_plain_types_and_its_sentences():
     used = {b for a, b in ARROWS if a == 'explain.execve' and room(b) in FOLDERS}
-    assert used == {'system.types'}
+    assert used == {'explain.rules', 'system.types'}
+    assert not [b for a, b in ARROWS if a == 'explain.rules']
 
 
 def includes(folder):
