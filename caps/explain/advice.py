@@ -1,4 +1,4 @@
-"""What to do about an explanation: a sentence for each rule that is in the way."""
+"""What to do: a sentence for each rule that stands in the way."""
 
 from __future__ import annotations
 
@@ -75,21 +75,21 @@ def _on_marks(executable: Executable) -> Iterator[Advice]:
         return
     if executable.venv:
         text = (
-            f'{executable.real_path} is marked, for everyone who runs it: unmark it '
-            f"({_unmark(executable)}), and mark a copy of the environment's own"
+            f'the mark of {executable.real_path} is for everyone who runs it: unmark it '
+            f'({_unmark(executable)}), and mark a copy in the environment'
         )
         command = shlex.join(['caps', 'venv', 'mark', executable.venv, str(caps)])
         yield Advice('venv', text, command)
     elif executable.links and not _environment_of(executable):
         text = (
-            f'the mark is on {executable.real_path}, under whichever name it is executed: if that '
+            f'the mark is on {executable.real_path}, and counts under each of its names: if that '
             f'is too much, make {executable.path} a copy instead of a link and mark the copy'
         )
         yield Advice('link', text)
     elif executable.is_stale and (environment := _environment_of(executable)):
         text = (
-            f'this copy is not what {executable.real_path}{UNMARKED} leads to any more, as after '
-            'an upgrade: mark it again'
+            f'this copy differs from its original, {executable.real_path}{UNMARKED}, for instance '
+            'after an upgrade: mark it again'
         )
         command = shlex.join(['caps', 'venv', 'mark', environment, str(caps)])
         yield Advice('stale', text, command)
@@ -100,12 +100,12 @@ def _on_marks(executable: Executable) -> Iterator[Advice]:
             every if newer(caps.inheritable) else caps.inheritable,
             caps.effective,
         )
-        text = 'mark it again, since there are more capabilities than when it was marked'
+        text = 'mark it again: the kernel has more capabilities than when it was marked'
         yield Advice('older-all', text, _setcap(str(renewed), executable))
 
 
 def _environment_of(executable: Executable) -> str | None:
-    """The virtual environment that the file itself is in, as what `caps venv mark` makes."""
+    """The virtual environment that the file itself is in, as a copy of `caps venv mark` is."""
     environment = os.path.dirname(os.path.dirname(executable.real_path))
     return environment if os.path.exists(f'{environment}/pyvenv.cfg') else None
 
@@ -129,9 +129,9 @@ def _on_access(started: Executable, step: Step) -> Iterator[Advice]:
     if 'format' in rules:
         text, command = 'a script needs #! and an interpreter as its first line', None
         if started.stray:
-            text = f'{started.stray} stands before #! in its first line: take it away'
+            text = f'its first line has {started.stray} before #!: remove that'
         if started.file.caps:
-            text += '; one that is marked for ppy can also be given to it'
+            text += '; a script that is marked for ppy can also be started by ppy directly'
             ppy = shutil.which(NAME) or f'{PREFIX}/bin/{NAME}'
             command = shlex.join(['caps', 'explain', '--ppy', ppy, started.path])
         yield Advice('format', text, command)
@@ -152,22 +152,22 @@ def _on_access(started: Executable, step: Step) -> Iterator[Advice]:
 
 def _on_mount(program: Executable, step: Step) -> Iterator[Advice]:
     mount, rules = program.mount, _rules(step)
-    for wrong, option, text in (
-        ('noexec', 'exec', 'programs'),
-        ('nosuid', 'suid', 'capabilities'),
-        ('nosuid-ids', 'suid', 'set-id bits'),
+    for rule, option, text in (
+        ('noexec', 'exec', 'let the mount execute programs'),
+        ('nosuid', 'suid', 'let capabilities count on the mount'),
+        ('nosuid-ids', 'suid', 'let set-id bits count on the mount'),
     ):
-        if wrong in rules:
+        if rule in rules:
             command = ['mount', '-o', f'remount,bind,{option}', mount.point or '']
             yield Advice(
-                wrong,
-                f'let the mount have {text}, or put the file on another',
+                rule,
+                f'{text}, or put the file on another mount',
                 shlex.join(command) if mount.point else None,
             )
 
 
 def _on_process(program: Executable, step: Step) -> Iterator[Advice]:
-    """What to change of the process or take from the file."""
+    """What to change in the process, or to take from the file."""
     process, caps, rules = step.before, program.file.caps, _rules(step)
     if process.no_new_privs and (caps or rules & {'no-new-privs', 'no-new-privs-ids'}):
         yield Advice(
@@ -179,21 +179,23 @@ def _on_process(program: Executable, step: Step) -> Iterator[Advice]:
     if 'root-id' in rules and caps:
         if program.mount.idmapped:
             text = (
-                'its mount shows the owners of files as others (an idmapped mount), and the root '
-                'of its mark too: mark it, where it is not mapped, for the user that is shown as 0'
+                'it is on an idmapped mount, which changes the owners of files and the root ids of '
+                'marks: mark it where it is not mapped, for the user who is shown as 0 here'
             )
             yield Advice('root-id', text)
         elif process.namespace.roots[0] == -1:
             text = (
-                'the user namespace of the process has no user 0, and a mark is for one that has: '
-                'map a user to 0 (user_namespaces(7))'
+                'the user namespace of the process has no user 0, and marks only count where there '
+                'is one: map a user to 0 (user_namespaces(7))'
             )
             yield Advice('root-id', text)
         else:
-            text = 'its mark counts only in the user namespace it was made in: mark it in this one'
+            text = (
+                'its mark only counts in the user namespace that it was made in: mark it here too'
+            )
             yield Advice('root-id', text, _setcap(str(caps), program))
     if 'setuid-root-file' in rules:
-        text = 'a set-user-ID root program that is marked gets only its mark: unmark it'
+        text = 'a set-user-ID root program with a mark gets only the mark: unmark it'
         yield Advice('setuid-root-file', text, _unmark(program))
     lost = process.ambient - (step.outcome.process or process).permitted
     if lost and 'ambient-file' in rules:
@@ -211,7 +213,7 @@ def _on_process(program: Executable, step: Step) -> Iterator[Advice]:
 
 
 def _on_sets(executable: Executable, program: Executable, step: Step) -> Iterator[Advice]:
-    """What of the file's capabilities the process does not get because of its own sets."""
+    """The capabilities of the file that the process does not get because of its own sets."""
     process, caps, rules = step.before, program.file.caps, _rules(step)
     if caps is None or not rules & {'file', 'too-little'} or 'root' in rules:
         return
@@ -220,16 +222,16 @@ def _on_sets(executable: Executable, program: Executable, step: Step) -> Iterato
     if missing and not process.bounding:
         yield Advice(
             'bounding',
-            'nothing can be added to the bounding set, which is empty, as ppy leaves it (ppy(8)): '
-            'a script of ppy can start neither a marked program nor another script of ppy; start '
-            'a program without a mark, and make ambient what it needs',
+            'the bounding set is empty, as ppy leaves it (ppy(8)), and nothing can be added to it: '
+            'a script under ppy can start neither a marked program nor another script under ppy; '
+            'start a program without a mark, and make ambient what it needs',
         )
         return
     if missing:
         yield Advice(
             'bounding',
             f'nothing can be added to the bounding set: start from a process that has {missing} '
-            'in it, see --cap-add (containers), CapabilityBoundingSet= (systemd)',
+            'in it; see --cap-add (containers), CapabilityBoundingSet= (systemd)',
         )
     if 'too-little' in rules and program.record is None:
         text = 'or mark it without the effective flag, to run with less'
@@ -237,9 +239,9 @@ def _on_sets(executable: Executable, program: Executable, step: Step) -> Iterato
     if executable is program and (useless := (caps.inheritable & process.bounding) - given):
         text = (
             "a file's inheritable capabilities reach only processes that have them inheritable, "
-            f'and this one lacks {useless}: start it from one that has (setpriv '
-            '--inh-caps=+CAPABILITY, or pam_cap(8) for an account). To mark the file as permitted '
-            'would give them to everyone who may execute it'
+            f'and this one lacks {useless}: start the file from a process that has them '
+            'inheritable (setpriv --inh-caps=+CAPABILITY, or pam_cap(8) for an account). A mark '
+            'with =p would give them to everyone who may execute it'
         )
         yield Advice('inheritable', text)
 
@@ -247,7 +249,7 @@ def _on_sets(executable: Executable, program: Executable, step: Step) -> Iterato
 def _on_end(
     executable: Executable, program: Executable, step: Step, environ: Mapping[str, str]
 ) -> Iterator[Advice]:
-    """What remains to be done where the program runs."""
+    """What is left to do where the program runs."""
     after, caps = step.outcome.process, program.file.caps
     if after is None:
         return
@@ -256,24 +258,24 @@ def _on_end(
         text = f'the program must make {idle} effective (in Python {ACTIVATE})'
         command = None
         if caps and not caps.effective and not is_script:
-            text += ', or the effective flag does it'
+            text += ', or its mark must have the effective flag'
             command = _setcap(str(replace(caps, effective=True)), program)
         yield Advice('idle', text, command)
     is_told = is_script and executable.file.caps is not None
     if not after.permitted and caps is None and not program.file.mode & 0o4000 and not is_told:
         if is_script:
-            way = "to mark a script's interpreter is to mark every script: mark this one for ppy"
+            way = 'a mark on the interpreter is a mark on every script: mark this script for ppy'
         elif not step.before.namespace.maps(program.file.uid, program.file.gid):
             way = (
-                'its owner or group is not in the user namespace of the process: it can be marked '
-                'only from outside (user_namespaces(7))'
+                'its owner or group is not in the user namespace of the process, so it can only be '
+                'marked from outside (user_namespaces(7))'
             )
         elif environment := _environment_of(executable):
             command = f'caps venv mark {shlex.quote(environment)} CAPABILITIES'
             way = f"this is the environment's own copy of its python: mark it with {command}"
         elif executable.venv:
             command = f'caps venv mark {shlex.quote(executable.venv)} CAPABILITIES'
-            way = f'to mark this is to mark it for everyone: {command}'
+            way = f'everyone shares this python: give the environment a marked copy with {command}'
         else:
             way = (
                 f'mark it (setcap CAPABILITIES=ep {shlex.quote(program.real_path)}) unless it is '
@@ -297,7 +299,7 @@ def _on_end(
 
 
 def _on_launch(step: Step, script: Executable) -> Iterator[Advice]:
-    """What remains to be done where ppy executes the capped copy."""
+    """What is left to do where ppy executes the capped copy."""
     after, capped = step.outcome.process, look_at_file(step.outcome.program.path)
     if after is None:
         yield Advice('ppy-install', 'the capped copy cannot be executed: install ppy again')

@@ -1,10 +1,11 @@
 """What execve(2) makes of a process: the rules of capabilities(7) as pure functions.
 
-`execve` takes the state of a process and the facts of a file, and gives the state after it or the
-error, with a sentence for every rule that had a say.  It follows Linux 6.18, fs/exec.c and
-security/commoncap.c; tests/explain/test_execve.py holds it against the kernel that runs.
+`execve` takes the state of a process and of a file.  It returns the state afterwards or the error,
+and a sentence for every rule that decided something.  It follows Linux 6.18, fs/exec.c and
+security/commoncap.c; tests/explain/test_execve.py compares it with the running kernel.
 
-Ids are those of one observer, by default the initial user namespace, whichever the process is in.
+All ids are as one observer sees them, by default the initial user namespace, even where the process
+is in another.
 
 Not modelled: ptrace(2), and a root directory shared by CLONE_FS, which both keep a program from
 gaining privilege much as no_new_privs does; security modules, seccomp(2), binfmt_misc, access
@@ -34,8 +35,8 @@ class Outcome:
     process: the state after it, None where it fails
     error: the errno of the failure, or 0
     secure: the program's AT_SECURE, see getauxval(3)
-    program: what is run in the end, the interpreter of a script
-    reasons: the rules that had a say, in the order in which the kernel asks them
+    program: the file that runs in the end; for a script its interpreter
+    reasons: the rules that decided something, in the order in which the kernel applies them
     """
 
     process: Process | None
@@ -133,7 +134,7 @@ def execve(process: Process, file: File) -> Outcome:
 
 
 def _program(process: Process, file: File, say: Say) -> tuple[File, int]:
-    """What is run in the end, and an error or 0; exec_binprm() of the kernel."""
+    """The file that runs in the end, and an error or 0; exec_binprm() of the kernel."""
     for scripts in itertools.count():
         if file.noexec:
             say('noexec', path=file.path)
@@ -155,7 +156,7 @@ def _program(process: Process, file: File, say: Say) -> tuple[File, int]:
 
 
 def _may_execute(process: Process, file: File) -> bool:
-    """Whether the permission bits or cap_dac_override let it; generic_permission()."""
+    """Whether permission bits or cap_dac_override allow the execution; generic_permission()."""
     is_owner, is_member = file.uid == process.uid.effective, file.gid in process.all_groups
     bits = 0o100 if is_owner else 0o010 if is_member else 0o001
     if 'cap_dac_override' in process.effective and process.namespace.maps(file.uid, file.gid):
@@ -203,7 +204,7 @@ def _counting_caps(process: Process, file: File, say: Say) -> FileCaps | None:
 
 
 def _ambient(process: Process, is_marked: bool, is_changed: bool, say: Say) -> CapSet:
-    """Ambient, which only a file without privilege leaves alone."""
+    """The ambient set, which only a file without privilege leaves as it is."""
     if not process.ambient:
         say('ambient-empty')
     elif is_marked:

@@ -1,4 +1,4 @@
-"""The account of an execution: looks at what has a say, follows the steps, and adds what to do."""
+"""The report on an execution: looks at all that decides, follows the steps, adds what to do."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Explanation:
 
     @property
     def sections(self) -> list[tuple[str, list[str]]]:
-        """The account: each heading with its sentences."""
+        """The report: each heading with its sentences."""
         heading, files = 'The file', [*self.executable.chain]
         if self.launcher and self.launcher.path not in [file.path for file in files]:
             files.append(self.launcher)
@@ -77,12 +77,12 @@ def explain(
 ) -> Explanation:
     """Explain what executing a file would do.
 
-    path: the file; a script and a symbolic link are followed.
+    path: the file; symbolic links and interpreters of scripts are followed.
     user: an account that executes it, after a login; by default the process as it is.
-    pid: the process that executes it or that the user's login has its limits from; by default
-    this member.
-    launcher: a ppy that is given the file as its first argument; a ppy that is named in the
-    file's first line is seen without it.
+    pid: the process that executes it, or that a login of the user starts from; by default this
+    process.
+    launcher: a ppy that gets the file as its first argument. A ppy in the first line of the file
+    needs no such argument.
     Raises OSError where a file or the process is not there, LookupError where the account is not,
     ValueError where a file's capabilities are malformed; see execve(2) and capabilities(7).
     """
@@ -109,7 +109,9 @@ def explain(
         error = 'refused by ppy'
     caveats = (*_file_caveats(executable), *actor.caveats)
     if checks and os.geteuid() not in (0, actor.process.uid.real):
-        caveats += (f'ppy-check has judged by user {os.geteuid()}, since only root can be others',)
+        caveats += (
+            f'ppy-check judged as user {os.geteuid()}, since only root can act as another user',
+        )
     environ = os.environ if pid is None else {}
     return Explanation(
         executable=executable,
@@ -135,7 +137,7 @@ def explain(
 
 
 def _look(path: str) -> Executable:
-    """A file that was named by an argument, where a shell's habits may have left the path out."""
+    """A file that an argument names; who types it may expect PATH to be searched, as by a shell."""
     try:
         return look_at_file(path)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""ppy's part of an explanation: what it is, what it checks, and what it makes of itself."""
+"""ppy's part of an explanation: how it is started, what it checks, and what it becomes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from caps.system.types import File, Ids, Process
 
 @dataclass(frozen=True)
 class Given:
-    """A ppy that is started, and with what.
+    """A ppy that is started, and its script.
 
     script: the file that is meant to be its script
     options: the arguments before it, which ppy takes for the script
@@ -68,7 +68,7 @@ def _by_env(script: Executable) -> Given | None:
 
 
 def own_checks(outcome: Outcome) -> Iterator[Check]:
-    """What ppy-check, which is not privileged, cannot see: what ppy itself is given."""
+    """The rules that ppy-check cannot judge, as it has no privilege: what ppy itself is given."""
     if outcome.process is None:
         yield Check(False, 'ppy: must be executable')
     elif missing := LAUNCHER_CAPS.permitted - outcome.process.permitted:
@@ -76,7 +76,7 @@ def own_checks(outcome: Outcome) -> Iterator[Check]:
 
 
 def checks_of(given: Given, process: Process, is_other: bool) -> Iterator[Check]:
-    """What ppy-check beside a ppy says, started as the user where that is possible."""
+    """What the ppy-check of a ppy says; it is started as the user where that is possible."""
     ppy, script = given.ppy, given.script
     if given.options:
         text = f'{script.path}: its first line must be #!{ppy.path} alone, since ppy takes '
@@ -92,7 +92,7 @@ def checks_of(given: Given, process: Process, is_other: bool) -> Iterator[Check]
     try:
         done = run_as([program, '--tsv', os.path.abspath(script.path)], account)
     except (OSError, RunError) as error:
-        yield Check(False, f'{program}: must run, and not end with {error}')
+        yield Check(False, f'{program}: must run, and not fail: {error}')
         return
     said = []
     for line in os.fsdecode(done.output).splitlines():
@@ -102,7 +102,7 @@ def checks_of(given: Given, process: Process, is_other: bool) -> Iterator[Check]
             said.append(Check(verdict == 'ok', f'{subject}: {rule}', fix or None))
     yield from said
     if not said or (done.status and all(check.holds for check in said)):
-        yield Check(False, f'{program}: must say what holds, and not end with {done.status}')
+        yield Check(False, f'{program}: must print the rules, and not exit with {done.status}')
     marked = script.file.caps.inheritable if script.file.caps else CapSet()
     if missing := marked - process.bounding:
         yield Check(False, f'{missing}: must be in the bounding set of the process')
@@ -130,8 +130,8 @@ def launch(outcome: Outcome, given: Given) -> Iterator[Step]:
             'ppy-ids', 'ids', f"ppy becomes the script's owner, user {script.file.uid} (ppy(8))"
         ),
         Reason('ppy-inheritable', 'inheritable', "ppy takes the script's inheritable set (ppy(8))"),
-        Reason('ppy-permitted', 'permitted', 'ppy keeps what it takes to execute the capped copy'),
-        Reason('ppy-effective', 'effective', 'ppy keeps what it takes to execute the capped copy'),
+        Reason('ppy-permitted', 'permitted', 'ppy keeps what it needs to execute the capped copy'),
+        Reason('ppy-effective', 'effective', 'ppy keeps what it needs to execute the capped copy'),
         Reason('ppy-ambient', 'ambient', 'ppy clears ambient (ppy(8))'),
         Reason('ppy-bounding', 'bounding', 'ppy drops the whole bounding set (ppy(8))'),
         Reason('ppy-securebits', 'securebits', 'ppy sets noroot and locks it (capabilities(7))'),
@@ -152,7 +152,7 @@ def ppy_state(process: Process, script: File) -> Process:
     script: the marked script.
     Returns the state; see ppy(8).
     """
-    own = CapSet('cap_dac_override')  # which it takes to execute that; it does not survive
+    own = CapSet('cap_dac_override')  # to execute the copy; it is gone after that
     return replace(
         process,
         effective=own,

@@ -15,8 +15,8 @@ RULES = {
     'format': ('file', '{path} is neither a program nor a script (execve(2))'),
     'script': (
         'file',
-        '{path} is a script: its own capabilities and set-id bits are ignored, those of its '
-        'interpreter, {interpreter}, count (execve(2))',
+        '{path} is a script: the kernel ignores its capabilities and set-id bits, and takes those '
+        'of its interpreter, {interpreter} (execve(2))',
     ),
     'too-little': (
         'file',

@@ -28,7 +28,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do: the rule that is in the way, a sentence, and a command that does it."""
+    """What to do: the rule that stands in the way, a sentence, and a command that does it."""
 
     rule: str
     text: str

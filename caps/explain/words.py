@@ -23,8 +23,8 @@ def of_file(executable: Executable) -> Iterator[str]:
     if executable.venv:
         yield (
             f'ATTENTION: this looks like a program of the virtual environment {executable.venv}, '
-            f"but it really is {executable.real_path}, everyone's: what that is marked with, "
-            'everyone gets'
+            f'but it really is {executable.real_path}, which everyone shares: a mark on it is '
+            'a mark for everyone'
         )
     elif not executable.has_path:
         yield f'no path leads to it: the kernel calls it {executable.real_path}'
@@ -49,11 +49,11 @@ def of_file(executable: Executable) -> Iterator[str]:
     if executable.first_line:
         yield f'first line {executable.first_line.text}'
         if executable.interpreter and os.path.basename(executable.interpreter.real_path) == 'env':
-            yield 'env will execute another program in turn, and all this happens once more'
+            yield 'env then executes another program, and all this happens once more for that'
 
 
 def newer(members: CapSet) -> CapSet | None:
-    """What `all` did not mean when it was written."""
+    """The capabilities that `all` did not include yet when it was written."""
     return (CapSet.all() - members) if means_all(members) else None
 
 

@@ -242,7 +242,7 @@ def test_python_of_a_virtual_environment_is_really_another(environment, scene, a
     said, _ = happens(environment / 'bin' / 'python', as_attacker)
     assert (
         f'ATTENTION: this looks like a program of the virtual environment {environment}, but it '
-        f"really is {scene}/program, everyone's" in str(said)
+        f'really is {scene}/program, which everyone shares' in str(said)
     )
     told = advice(said, 'venv')
     assert told.command == f'caps venv mark {environment} cap_net_raw=ep'
@@ -283,7 +283,7 @@ def test_unmarked_python_of_a_virtual_environment_is_not_to_be_marked(
 
 def test_interpreter_of_a_script_is_not_to_be_marked(program, script, as_attacker):
     said, _ = happens(script(f'#!{program()}\n', None), as_attacker)
-    assert 'mark this one for ppy' in advice(said, 'unmarked').text
+    assert 'mark this script for ppy' in advice(said, 'unmarked').text
     assert 'caps audit -- ' in advice(said, 'unmarked').text
     assert not any('setcap' in str(one) for one in said.advice)
 
@@ -294,7 +294,7 @@ def test_capabilities_and_set_uid_of_a_script_are_ignored(program, scene, script
     said, _ = happens(path, as_attacker)
     assert not said.after.permitted
     assert said.after.uid.effective != path.stat().st_uid
-    assert 'is a script: its own capabilities' in str(said)
+    assert 'is a script: the kernel ignores its capabilities' in str(said)
     told = advice(said, 'script')
     assert 'ppy' in told.text
     follow(said, 'script')
@@ -538,7 +538,7 @@ def test_check_that_ends_halfway_is_no_consent(probing_ppy, scene, script, check
         path.chmod(0o755)
     said = explain(script('', 'cap_net_raw=i'), launcher=scene / 'ppy')
     assert said.error == 'refused by ppy'
-    assert 'ppy-check: must say what holds' in str(said)
+    assert 'ppy-check: must print the rules' in str(said)
 
 
 def test_launcher_that_is_no_ppy_is_refused(program, script):
