@@ -4,24 +4,28 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import time
+from ctypes import CDLL
 
 import pytest
 
+from caps import Caps, SecureBits, _caps
 from caps.system.run import Account, RunError, run_as
-from support import PATIENCE, needs, needs_root, program, python, run
+from support import needs, needs_root, program, run
+from support.child import in_a_child
 
 pytestmark = needs_root
 
 SLEEP = '/bin/sleep'
-STARTERS = {
-    'naive': 'import subprocess\n'
-    'done = subprocess.run({argv}, user={uid}, group={gid}, extra_groups=[], capture_output=True)\n'
-    'said = done.stdout',
-    'run_as': 'from caps.system.run import Account, run_as\n'
-    'said = run_as({argv}, Account({uid}, {gid})).output',
-}
+
+
+def naively(argv, account):
+    ids = {'user': account.uid, 'group': account.gid, 'extra_groups': []}
+    return subprocess.run(argv, capture_output=True, **ids).stdout
+
+
+def by_run_as(argv, account):
+    return run_as(argv, account).output
 
 
 @pytest.fixture
@@ -29,11 +33,15 @@ def account(accounts):
     return Account(accounts.attacker.uid, accounts.attacker.gid)
 
 
-def on_terminal(code):
-    """What a child says that has a terminal of its own."""
+def on_terminal(start, argv, account):
+    """What a program prints that a child starts, which has a terminal of its own."""
     pid, terminal = pty.fork()
     if not pid:
-        os.execv(sys.executable, [sys.executable, '-c', code])
+        try:
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            os.write(1, start(argv, account))
+        finally:
+            os._exit(0)
     said = b''
     while True:
         try:
@@ -52,12 +60,10 @@ def sleepers(seconds):
     return run('pgrep', '-f', f'^{SLEEP} {seconds}$').stdout.split()
 
 
-@pytest.mark.parametrize('starter', STARTERS)
-def test_terminal_of_root_is_out_of_reach(starter, account):
-    argv = ['/usr/bin/python3', '-c', program('on_terminal')]
-    code = STARTERS[starter].format(argv=argv, uid=account.uid, gid=account.gid)
-    said = on_terminal(f'import signal\nsignal.signal(signal.SIGTTOU, 1)\n{code}\nprint(said)')
-    falls = starter == 'naive'
+@pytest.mark.parametrize('start', [naively, by_run_as])
+def test_terminal_of_root_is_out_of_reach(start, account):
+    said = on_terminal(start, ['/usr/bin/python3', '-c', program('on_terminal')], account)
+    falls = start is naively
     assert ('opened' in said) is falls
     assert ('took the foreground' in said) is falls
 
@@ -90,29 +96,27 @@ def test_groups_are_those_that_are_given(account):
 
 @needs('cap_setpcap')
 def test_capabilities_that_secure_bits_would_keep_are_dropped(account):
-    code = (
-        'from caps.system.run import Account, run_as\n'
-        f'account = Account({account.uid}, {account.gid})\n'
-        "print(run_as(['/usr/bin/grep', 'CapPrm', '/proc/self/status'], account).output)\n"
-    )
-    command = f"exec {sys.executable} -c '{code.replace(chr(39), chr(34))}'"
-    done = run('capsh', '--secbits=0x4', '--shell=/bin/sh', '--', '-c', command)
-    assert 'CapPrm:\\t0000000000000000' in done.stdout, done.stderr
+    @in_a_child
+    def permitted():
+        SecureBits(['no_setuid_fixup']).apply()
+        return run_as(['/usr/bin/grep', 'CapPrm', '/proc/self/status'], account).output
+
+    assert permitted() == b'CapPrm:\t0000000000000000\n'
+
+
+KEYRING = f'import ctypes; print(ctypes.CDLL(None).syscall({_caps.KEYCTL}, 0, -3, 0))'
 
 
 def test_keys_of_root_are_out_of_reach(account):
-    code = (
-        'from ctypes import CDLL\n'
-        'from caps import _caps\n'
-        'from caps.system.run import Account, run_as\n'
-        'syscall = CDLL(None).syscall\n'
-        'assert syscall(_caps.KEYCTL, 1, 0) > 0\n'  # a session keyring that others may not see
-        "argv = ['/usr/bin/python3', '-c', 'from ctypes import CDLL; '\n"
-        "        f'print(CDLL(None).syscall({_caps.KEYCTL}, 0, -3, 0))']\n"
-        f'said = run_as(argv, Account({account.uid}, {account.gid})).output\n'
-        'assert int(said) not in (-1, syscall(_caps.KEYCTL, 0, -3, 0)), said\n'
-    )
-    python(code)
+    @in_a_child
+    def keyrings():
+        """Of this process, which has one that others may not see, and of a program."""
+        assert CDLL(None).syscall(_caps.KEYCTL, 1, 0) > 0
+        program = run_as(['/usr/bin/python3', '-c', KEYRING], account)
+        return CDLL(None).syscall(_caps.KEYCTL, 0, -3, 0), int(program.output)
+
+    ours, theirs = keyrings()
+    assert theirs not in (-1, ours)
 
 
 def test_error_of_the_start_is_an_oserror(account, tmp_path):
@@ -152,35 +156,32 @@ def test_endless_output_is_ended(account):
 def test_nothing_stays_after_the_deadline_or_the_end(account, drop, name, command):
     seconds = 100_000 + os.getpid() % 10_000
     script = command.format(sleep=f'{SLEEP} {seconds}')
-    code = (
-        'import sys\n'
-        'from caps.system.run import *\n'
-        f'account = Account({account.uid}, {account.gid})\n'
-        'try:\n'
-        "    run_as(['/bin/sh', '-c', sys.argv[1]], account, seconds=0.3)\n"
-        'except RunError as error:\n'
-        '    print(error)\n'
+
+    @in_a_child
+    def start():
+        if drop:
+            Caps.from_process().clear(drop).apply()
+        with pytest.raises(RunError, match=r'has not ended within 0\.3 seconds'):
+            run_as(['/bin/sh', '-c', script], account, seconds=0.3)
         # and where the program itself ends at once
-        "run_as(['/bin/sh', '-c', f'({sys.argv[1]}) & sleep .1'], account)\n"
-    )
-    prefix = ['capsh', f'--drop={drop}', '--shell=/usr/bin/env', '--'] if drop else []
-    done = run(*prefix, sys.executable, '-c', code, script)
-    assert 'has not ended within 0.3 seconds' in done.stdout, done.stderr
+        run_as(['/bin/sh', '-c', f'({script}) & sleep .1'], account)
+
+    start()
     assert sleepers(seconds) == []
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_stays_when_this_process_is_ended(account, number):
     seconds = 200_000 + os.getpid() % 10_000
-    code = (
-        'from caps.system.run import *\n'
-        f'argv = ["/bin/sh", "-c", "setsid {SLEEP} {seconds} & {SLEEP} {seconds}"]\n'
-        f'run_as(argv, Account({account.uid}, {account.gid}))\n'
-    )
-    child = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL)
+    child = os.fork()
+    if not child:
+        try:
+            run_as(['/bin/sh', '-c', f'setsid {SLEEP} {seconds} & {SLEEP} {seconds}'], account)
+        finally:
+            os._exit(0)
     while len(sleepers(seconds)) < 2:
         time.sleep(0.01)
-    child.send_signal(number)
-    child.wait(PATIENCE)
+    os.kill(child, number)
+    os.waitpid(child, 0)
     while sleepers(seconds):  # the supervisor has to learn of it
         time.sleep(0.01)
