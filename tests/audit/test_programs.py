@@ -60,16 +60,12 @@ def test_chown_of_what_is_another_s_needs_chown(audit, scene, accounts):
     assert found['needs'] == ['cap_chown']
 
 
-SERVER = """
-import http.server, socketserver
-http.server.HTTPServer(('127.0.0.1', 80), http.server.SimpleHTTPRequestHandler).serve_forever()
-"""
 ASK = 'python3 -c \'import urllib.request as r; r.urlopen("http://127.0.0.1")\''
 
 
 def test_web_server_on_port_80_needs_to_bind_it(audit, accounts):
     options = '--for', '2', '--ready', ASK
-    command = 'python3', '-c', SERVER
+    command = 'python3', '-m', 'http.server', '80', '--bind', '127.0.0.1'
     found = audit(*command, options=options, account=accounts.owner)
     assert found['needs'] == ['cap_net_bind_service']
     assert found['runs'][0]['status'] == 1

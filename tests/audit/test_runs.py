@@ -1,5 +1,6 @@
 """What a run begins with, how it ends, and that nothing outlives it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from caps import Caps, CapSet
+from caps import Caps, CapSet, _caps
 from caps.audit import Account, AuditError, Options, audit
 from caps.audit import keeper as module
 from caps.audit.auditing import needs
 from caps.audit.commands import Program, Today
 from caps.audit.keeper import Keeper
 from caps.audit.setup import can_give
-from support import needs_root, python, run
+from support import needs_root, program, python, run
+from support.attacks import LIBC
+from support.child import in_a_child
 from support.children.inside import wait_for
 from support.processes import sleeping
 
@@ -283,32 +286,25 @@ def test_usual_account_is_who_called_sudo_or_nobody(monkeypatch, accounts):
 CONTAINED = 'setpriv', '--bounding-set=-sys_admin,-perfmon'
 
 
-@pytest.mark.parametrize('from_all', [False, True], ids=['from none', 'from all'])
-def test_without_tracing_the_audit_proves_the_same_and_says_so(accounts, from_all):
-    code = f"""if True:
-        from caps.audit import *
-        found = audit(['cat', '/etc/shadow'], None, Options(from_all={from_all}))
-        print(found.needs, len(found.runs), found.method, found.runs[0].calls)
-    """
-    result = run(*CONTAINED, sys.executable, '-c', code, cwd='/')
-    needed, count, said = result.stdout.split(' ', 2)
-    assert needed == 'cap_dac_read_search'
-    assert int(count) < 20
-    assert said.startswith('not traced: ')
-    assert '(cap_perfmon is missing)' in said
-    assert said.endswith(' None\n')
+def audited(start, *prefix):
+    """What an audit finds out in a process that a command starts."""
+    return json.loads(python(program('audits'), start, prefix=prefix, cwd='/'))
+
+
+@pytest.mark.parametrize('start', ['none', 'all'])
+def test_without_tracing_the_audit_proves_the_same_and_says_so(start):
+    needed, count, method, failures = audited(start, *CONTAINED)
+    assert needed == ['cap_dac_read_search']
+    assert count < 20
+    assert method.startswith('not traced: ')
+    assert '(cap_perfmon is missing)' in method
+    assert failures is None
 
 
 def test_processes_are_told_apart_in_a_pid_namespace_too():
-    code = """if True:
-        from caps.audit import *
-        found = audit(['cat', '/etc/shadow'], None, Options())
-        print(found.needs, found.method, found.runs[0].failures())
-    """
-    unshare = 'unshare', '--pid', '--fork', '--mount-proc'
-    result = run(*unshare, sys.executable, '-c', code, cwd='/')
-    traced = 'traced by the tracepoint capability:cap_capable'
-    assert result.stdout == f"cap_dac_read_search {traced} {{('openat', 'EACCES'): 1}}\n"
+    needed, _, method, failures = audited('none', 'unshare', '--pid', '--fork', '--mount-proc')
+    assert (needed, failures) == (['cap_dac_read_search'], [[['openat', 'EACCES'], 1]])
+    assert method == 'traced by the tracepoint capability:cap_capable'
 
 
 def test_all_is_what_this_process_can_give():
@@ -378,17 +374,14 @@ def test_process_that_the_account_stops_ends_with_the_audit(account):
 
 
 def test_keys_of_root_are_out_of_reach(account):
-    """As a member of a new session's keyring, which the audit is started in."""
-    code = (
-        'from ctypes import CDLL\n'
-        'from caps import _caps\n'
-        'from caps.audit import Account, audit\n'
-        'syscall = CDLL(None).syscall\n'
-        'assert syscall(_caps.KEYCTL, 1, 0) > 0\n'  # a session keyring that others may not see
-        "command = ['/usr/bin/python3', '-c', 'from ctypes import CDLL; '\n"
-        "           f'print(CDLL(None).syscall({_caps.KEYCTL}, 0, -3, 0))']\n"
-        f'account = Account("", {account.uid}, {account.gid}, ())\n'
-        'said = {run.said for run in audit(command, account).runs}\n'
-        'assert str(syscall(_caps.KEYCTL, 0, -3, 0)) not in map(str.strip, said), said\n'
-    )
-    python(code)
+    keyring = f'import ctypes; print(ctypes.CDLL(None).syscall({_caps.KEYCTL}, 0, -3, 0))'
+
+    @in_a_child
+    def keyrings():
+        """Of this process, which has one that others may not see, and of each run."""
+        assert LIBC.syscall(_caps.KEYCTL, 1, 0) > 0
+        runs = audit(['/usr/bin/python3', '-c', keyring], account).runs
+        return LIBC.syscall(_caps.KEYCTL, 0, -3, 0), {int(run.said) for run in runs}
+
+    ours, theirs = keyrings()
+    assert ours not in theirs

@@ -14,8 +14,10 @@ import pytest
 from caps import Caps, CapSet
 from caps.cli.explain import document
 from caps.explain import explain
+from caps.system.mounts import Mount
 from caps.system.types import FileCaps
-from support import needs, needs_root, python, run
+from support import needs, needs_root, run
+from support.child import in_a_child
 from support.executions import SHORT, advice, follow, happens, waiting
 
 pytestmark = [needs_root, needs('cap_net_raw', 'cap_setpcap')]
@@ -86,20 +88,18 @@ def test_nosuid_mount(program, tmpfs, as_attacker):
 def test_root_directory_that_is_no_mount_point_is_on_a_mount_of_ours(program, scene):
     name = Path(program('cap_net_raw=ep')).name
     (scene / 'proc').mkdir()
-    code = (
-        'import json, os, sys\n'
-        'from caps.cli.explain import document; from caps.explain import explain\n'
-        'os.chroot(sys.argv[1]); os.chdir("/")\n'
-        'print(json.dumps(document(explain("/" + sys.argv[2], pid=os.getpid()))))\n'
-    )
+
+    @in_a_child
+    def mount_inside():
+        os.chroot(scene)
+        os.chdir('/')
+        return explain(f'/{name}', pid=os.getpid()).executable.mount
+
     run('mount', '-t', 'proc', 'proc', scene / 'proc', check=True)
     try:
-        said = json.loads(python(code, scene, name))
+        assert mount_inside() == Mount('/', 'unknown', nosuid=False, noexec=False)
     finally:
         run('umount', scene / 'proc', check=True)
-    assert said['file']['mount'] == {
-        'point': '/', 'type': 'unknown', 'nosuid': False, 'noexec': False
-    }  # fmt: skip
 
 
 def test_set_uid_on_a_nosuid_mount(program, tmpfs, as_attacker):
@@ -384,12 +384,14 @@ def test_file_that_the_user_may_not_execute(program, accounts, as_attacker):
 
 
 def test_program_that_may_be_executed_and_not_read(program):
-    code = (
-        'import sys\nfrom caps import Caps\nfrom caps.explain import explain\n'
-        "Caps.from_process().deactivate('dac_override', 'dac_read_search').apply()\n"
-        'print(explain(sys.argv[1]).error)'
-    )
-    assert python(code, program(mode=0o4111)) == 'None\n'
+    path = program(mode=0o4111)
+
+    @in_a_child
+    def error():
+        Caps.from_process().deactivate('dac_override', 'dac_read_search').apply()
+        return explain(path).error
+
+    assert error() is None
 
 
 def test_file_in_a_directory_that_the_user_may_not_search(program, scene, accounts, as_attacker):

@@ -22,7 +22,7 @@ from caps import Caps
 from caps.explain import explain
 from caps.system.launcher import read_record
 from caps.system.path import strangers
-from support import needs, needs_root, run
+from support import CHILDREN, needs, needs_root, run
 
 pytestmark = [needs_root, needs('cap_net_raw')]
 SECONDS, MEMORY = 20, 1 << 30  # for an explanation, which takes a fraction of either
@@ -173,15 +173,7 @@ def test_file_of_proc_is_not_waited_for(path):
 
 def test_lease_is_not_waited_for(scene, program):
     path = program('cap_net_raw=ep')
-    code = (
-        'import fcntl, os, signal, sys\n'
-        'signal.signal(signal.SIGIO, signal.SIG_IGN)\n'
-        'fd = os.open(sys.argv[1], os.O_RDWR)\n'
-        'fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n'
-        'print("leased", flush=True)\n'
-        'sys.stdin.read()\n'
-    )
-    command = [sys.executable, '-c', code, path]
+    command = [sys.executable, CHILDREN / 'leases.py', path]
     pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as holder:
         assert holder.stdout.readline() == 'leased\n'
@@ -212,21 +204,11 @@ def test_huge_attributes_and_names_are_no_trouble(scene, program):
     Caps.remove(path)
 
 
-# What a ppy-check that its account traces would do: root's shell would run what it types.
-STEAL = """#!/usr/bin/python3
-import os
-try:
-    said = str(os.open('/dev/tty', os.O_RDWR))
-except OSError as error:
-    said = os.strerror(error.errno)
-open({said!r}, 'w').write(said)
-"""
-
-
 def test_check_as_another_account_has_no_terminal(scene, accounts, probing_ppy, script):
     theirs = mkdir_of(accounts.attacker, scene / 'theirs')
     (scene / 'ppy').write_bytes(Path(probing_ppy.ppy).read_bytes())
-    (scene / 'ppy-check').write_text(STEAL.format(said=str(theirs / 'said')))
+    steal = (CHILDREN / 'steals_terminal.py').read_text().replace('SAID', str(theirs / 'said'))
+    (scene / 'ppy-check').write_text(steal)
     for path in scene / 'ppy', scene / 'ppy-check':
         path.chmod(0o755)
     path = script('', 'cap_net_raw=i')

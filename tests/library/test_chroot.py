@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from support import ROOT, needs, program, python, run
+from support import CHILDREN, ROOT, needs, program, python, run
 
 pytestmark = needs('cap_kill', 'cap_setpcap', 'cap_setuid', 'cap_setgid', 'cap_sys_chroot')
 
@@ -103,11 +103,5 @@ def test_an_environment_that_the_new_account_cannot_read_is_named(tmp_path):
     closed = tmp_path / 'closed'
     shutil.copytree(ROOT / 'caps', closed / 'caps')
     closed.chmod(0o700)
-    code = """
-import os, sys; sys.path.insert(0, sys.argv[1])
-import caps
-os.setresuid(65534, 65534, 65534)
-caps.raised()
-"""
-    result = run(sys.executable, '-I', '-S', '-c', code, closed)
+    result = run(sys.executable, '-I', '-S', CHILDREN / 'closed_package.py', closed)
     assert 'ImportError: caps.raised ' + ROOM in result.stderr

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,11 @@ def program(name: str) -> str:
     return (CHILDREN / f'{name}.py').read_text()
 
 
-def python(code: str, *arguments: object, **options: Any) -> str:
-    """Run code in a child, since what it does to its process cannot be undone; its output."""
-    result = run(sys.executable, '-c', code, *arguments, **options)
+def python(code: str, *arguments: object, prefix: Sequence[str] = (), **options: Any) -> str:
+    """Run code in a child, since what it does to its process cannot be undone; its output.
+
+    prefix: a command that starts the child.
+    """
+    result = run(*prefix, sys.executable, '-c', code, *arguments, **options)
     assert result.returncode == 0, result.stderr
     return result.stdout

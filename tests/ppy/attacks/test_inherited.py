@@ -108,9 +108,7 @@ DISTURBANCES = {
     ),
     'children that are not its own': (
         adopt_orphans,
-        'import os, time\nif not os.fork():\n    os.fork() or time.sleep(0.1)\n    os._exit(0)\n'
-        'os.wait()\ntry:\n    os.wait()\n    open("LOOT", "w")\nexcept ChildProcessError:\n'
-        '    pass',
+        program('adopted'),
     ),
     'another kernel': (
         look_like_an_older_kernel,
