@@ -29,12 +29,12 @@ EXAMPLES = """\
 examples:
   caps show --tree                      who runs with what
   caps list                             what each capability allows
-  caps find /usr                        which files give what to whoever runs them
+  caps find /usr                        which files carry which capabilities
   caps explain /usr/bin/ping            what running a file would do here, and why
   sudo caps audit -- ping -c1 ::1       which capabilities a command needs, and the proof
   sudo caps set cap_net_raw=ep FILE     what setcap does; get and remove it likewise
   sudo caps venv mark DIR cap_net_raw   for the python of one virtual environment only
-  sudo caps ppy install                 for scripts: then mark a script and run it through ppy
+  sudo caps ppy install                 for scripts: mark a script, and run it through ppy
   sudo caps manifest check              which marks an upgrade took away, and which are unexpected
   sudo caps hooks install               brings back marks after each package run
   . <(caps completion bash)             complete all this
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Have Python not complain at its end of what it could not write."""
+    """Keep Python from complaining at its end about output that it could not write."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

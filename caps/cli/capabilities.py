@@ -10,7 +10,7 @@ from caps.cli.output import Output
 from caps.cli.parsers import Commands, argument_error
 
 LIST = """\
-An asterisk marks what amounts to root: a program that has it can take everything else.
+An asterisk marks a capability that amounts to root: with it a program can get all others.
 
 examples:
   caps list

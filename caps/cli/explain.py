@@ -21,7 +21,7 @@ EXAMPLES = """\
 The exit status is 1 where the file would not run.
 
 examples:
-  caps explain ./backup.py                    what running it would do here
+  caps explain ./backup.py                    what running it as this account would do
   caps explain venv/bin/python --as daemon    for another account
   caps explain /usr/bin/ping --pid 1234       for the state of a process
   caps explain --ppy /usr/local/bin/ppy backup.py    as 'ppy backup.py' would run it
@@ -92,7 +92,7 @@ def add(commands: Commands) -> None:
     parser.add_argument('file', metavar='FILE')
     parser.add_argument('--as', dest='user', metavar='USER', help='default: this account')
     parser.add_argument('--pid', type=int, help='in the state of this process')
-    parser.add_argument('--ppy', metavar='PPY', help='given to this launcher as an argument')
+    parser.add_argument('--ppy', metavar='PPY', help='started by this launcher')
 
 
 def run(arguments: argparse.Namespace, out: Output) -> bool:

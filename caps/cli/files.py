@@ -15,18 +15,18 @@ from caps.cli.parsers import Commands, argument_error
 GET = """\
 examples:
   caps get /usr/bin/ping               prints what getcap prints
-  caps get --json script.py            tells no capabilities from empty ones
-  caps get FILE || echo 'has none'     1 unless every file has some, be they empty
+  caps get --json script.py            tells a file with empty sets from one without a mark
+  caps get FILE || echo 'has none'     exits 1 unless every file is marked
 """
 SET = """\
-TEXT is what setcap takes; see cap_text_formats(7). It counts for the files up to the next TEXT; a
-file whose name is capability text is written ./NAME. As - it is read from standard input.
+TEXT is what setcap takes; see cap_text_formats(7). It counts for the files up to the next TEXT. A
+TEXT of - is read from standard input. A file whose name is capability text is written ./NAME.
 
 examples:
-  sudo caps set cap_net_raw=ep pinger               whoever runs it has it
+  sudo caps set cap_net_raw=ep pinger               everyone who runs it has it
   sudo caps set cap_dac_read_search=i backup.py     a script, to be run through ppy
-  sudo caps set cap_kill=p one cap_chown=p two      each file what stands before it
-  sudo caps set = FILE                              empty sets, which are not the same as none
+  sudo caps set cap_kill=p one cap_chown=p two      each file gets the text before it
+  sudo caps set = FILE                              a mark with empty sets
 """
 VERIFY = """\
 TEXT and FILE are as for caps set. The exit status is 1 where a file has other capabilities.
@@ -98,7 +98,7 @@ def _text(word: str, arguments: argparse.Namespace) -> Caps:
         word = sys.stdin.readline().strip()
     try:
         if not word:
-            raise ValueError("'' is no TEXT (a variable that is not set?); = is the empty state")
+            raise ValueError("'' is not a TEXT (is a variable unset?); = is a mark with empty sets")
         caps = Caps(word)
     except ValueError as error:
         hint = ''

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 Symbolic links below DIR are not followed. A file with several hard links is listed under each name.
-Each line is one file: a control character in a name is shown as a backslash and a code. For
-programs, --null and --json have names as they are.
+Each line is one file: a control character in a name is shown as a backslash and a code. --null and
+--json print names as they are, for programs.
 
 examples:
   caps find /usr/bin /opt
-  sudo caps find --all-file-systems /         everything, also what is mounted
-  sudo caps find --null / | sudo xargs -0r caps remove    a program reads the names
-  sudo caps find --json / > before            to compare after an upgrade
+  sudo caps find --all-file-systems /                     also what is mounted below
+  sudo caps find --null / | sudo xargs -0r caps remove    for a program that reads names
+  sudo caps find --json / > before                        to compare after an upgrade
 """
 
 

@@ -13,28 +13,28 @@ if TYPE_CHECKING:
     from caps.admin.restoring import Drift
 
 EXAMPLES = """\
-A manifest is text with a line for each file. What no package owns has its sha256 there as well. An
-installed ppy is left out: caps ppy status looks at that.
+A manifest is text with a line for each file. The line of a file that no package owns has its sha256
+too. An installed ppy is left out: caps ppy status looks at that.
 
 examples:
   sudo caps manifest save /usr /srv --into /etc/caps/manifest
-      what carries capabilities now is what is to carry them
+      from now on these files should carry the capabilities that they carry now
   caps manifest check
-      after an upgrade: what is not as listed
+      after an upgrade: which files are not as listed
   sudo caps manifest restore
-      brings the marks back, where the files are the ones that were meant
+      gives the marks back to the files that were meant
 """
 SAVE = """\
-With --into, a file that is there keeps its comments, its order, and what it lists besides: what has
-been found is changed in place or added at the end. Remove a line to have a mark forgotten.
+With --into, a manifest that is there keeps its comments, its order and its other lines. The line of
+a file that is found is changed in place, or added at the end. Remove a line to forget a mark.
 
 examples:
   caps manifest save /usr/bin
   sudo caps manifest save /usr /srv --into /etc/caps/manifest
 """
 CHECK = """\
-Without FILE: /etc/caps/manifest and all in /etc/caps/manifest.d. What amounts to root comes first
-and is called that.
+Without FILE it reads /etc/caps/manifest and all files in /etc/caps/manifest.d. Files whose mark
+amounts to root come first.
 
   lost        has no capabilities any more
   changed     has others, or another owner, group, mode or content

@@ -30,9 +30,9 @@ examples:
       the script runs as its owner, and may activate cap_dac_read_search
 """
 MARK = """\
-The script gets an owner, a group, mode 750 and a mark, and is checked as ppy would; or nothing is
-changed. It runs as its owner and group. The owner and members of the group may start it; whoever
-starts it chooses its arguments and working directory.
+The script gets an owner, a group, mode 750 and a mark, if it passes the checks that ppy makes. If
+not, nothing is changed. It runs as its owner and group. The owner and members of the group may
+start it, and they choose its arguments and working directory.
 
 CAPS is a list of capabilities, or capability text with =i.
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  caps show                  this command's own state, as your shell hands it on
-  caps show $$ 1             of the shell and of init
-  caps show --all            of every process
-  caps show --with           of every process that has some
-  caps show --listening      of those that listen to the network
+  caps show                  this command's own state, which it has from your shell
+  caps show $$ 1             the shell and init
+  caps show --all            every process
+  caps show --with           every process that has capabilities
+  caps show --listening      every process that listens to the network
   caps show --tree           of every process, each below its parent
   caps show --tree $$        the shell and what it has started
   caps show --all --json | jq '.processes[] | select(.effective != []) | .pid'
@@ -60,7 +60,9 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument('--brief', action='store_true', help='a line PID: TEXT for each')
     parser.add_argument(
-        '--listening', action='store_true', help='who listens to the network, with what'
+        '--listening',
+        action='store_true',
+        help='who listens to the network, with which capabilities',
     )
 
 

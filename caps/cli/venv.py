@@ -22,9 +22,10 @@ examples:
   sudo caps venv unmark /srv/app/venv
 """
 MARK = """\
-DIR/bin/python is a link to a python that everyone shares. It becomes a copy, and only the copy
-is marked. Every script of the environment then runs with CAPS, and whoever can run it, or write
-to what it imports, has them: --group says who. Mark it again after an upgrade of Python.
+DIR/bin/python is a link to a python that everyone shares. It becomes a copy, and only the copy is
+marked. Every script of the environment then runs with CAPS. Anyone who can run the copy has them,
+and so has anyone who can write to what it imports. --group says who can run it. Mark it again after
+an upgrade of Python.
 
 CAPS is capability text, or a bare list, which means =ep.
 
@@ -60,7 +61,7 @@ SHAPE: Document = {
 def add(commands: Commands) -> None:
     """Add the commands to those of a parser."""
     group = commands.group('venv', 'capabilities for one virtual environment', EXAMPLES)
-    text = 'give its python, in a copy of its own, capabilities'
+    text = 'give its python capabilities, in a copy'
     parser = group.add('mark', mark, text, MARK, SHAPE)
     parser.add_argument('directory', metavar='DIR')
     parser.add_argument('caps', type=_text, metavar='CAPS')
@@ -78,7 +79,7 @@ def _text(text: str) -> Caps:
     from caps.admin.venv import parsed
 
     if not text:
-        raise ValueError("'' is no CAPS (a variable that is not set?)")
+        raise ValueError("'' is not CAPS (is a variable unset?)")
     return parsed(text)
 
 
@@ -102,7 +103,7 @@ def _report(environment: Environment, out: Output) -> None:
     out.line(environment.python, str(environment.caps), style='yellow')
     out.line(f'  names:       {", ".join(environment.names)}')
     out.line(f'  can run it:  {environment.who}')
-    writers = f'and of whoever else can write to {environment.directory}'
+    writers = f'and of anyone else who can write to {environment.directory}'
     out.line(f'  runs code of {environment.owner}, {writers}')
     if environment.unmarked:
         out.line(f'  unmarked:    {environment.unmarked}')

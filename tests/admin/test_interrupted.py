@@ -48,7 +48,7 @@ def is_recorded(prefix):
 
 
 def exposed(prefix):
-    """What others can reach below libexec that gives privilege to whoever executes it."""
+    """What others can reach below libexec that gives privilege to everyone who executes it."""
     for path in (prefix / 'libexec').rglob('*'):
         way = [above for above in path.parents if above.is_relative_to(prefix)]
         if path.is_file() and all(above.stat().st_mode & 0o001 for above in way):

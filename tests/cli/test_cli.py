@@ -136,7 +136,7 @@ def test_each_text_is_for_the_files_up_to_the_next(marked):
 @pytest.mark.parametrize(
     ('words', 'reason'),
     [
-        (['', 'FILE'], "'' is no TEXT (a variable that is not set?); = is the empty state"),
+        (['', 'FILE'], "'' is not a TEXT (is a variable unset?); = is a mark with empty sets"),
         (['cap_net_raw', 'FILE'], 'cap_net_raw=ep for a program, cap_net_raw=i for a script'),
         (['cap_kill=p'], "no FILE after 'cap_kill=p'"),
         (['cap_kill=p', 'FILE', 'cap_chown=p'], "no FILE after 'cap_chown=p'"),

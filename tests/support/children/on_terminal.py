@@ -1,4 +1,4 @@
-"""What a program tries with the terminal of whoever started it; it prints what it could do."""
+"""What a program tries with its starter's terminal; it prints what it could do."""
 
 import fcntl
 import os
