@@ -40,8 +40,8 @@ __all__ = [
     'securebits', 'set_no_new_privs',
 ]  # fmt: skip
 
-# What is loaded when it is first used, and its room; no room has the name of what it holds, which
-# the import system would put in its place.
+# Public names that are loaded on first use, and their rooms.  A room must not have such a name: the
+# import system would put the module in the place of what it holds.
 _ROOMS = {
     'IAB': 'iab',
     'SecureBits': 'secbits',
@@ -65,7 +65,7 @@ def load(room: str, what: str) -> 'Any':
         ) from error
 
 
-if not TYPE_CHECKING:  # which would take any name for one of ours
+if not TYPE_CHECKING:  # else a type checker would accept any name
 
     def __getattr__(name):
         if name == '__version__':

@@ -13,7 +13,7 @@ def id_of(kind: str, name: str | int) -> int:
     Raises LookupError where there is no such account, or the number is none.
     """
     if isinstance(name, int):
-        if 0 <= name < 2**32 - 1:  # which setresuid(2) takes for no change
+        if 0 <= name < 2**32 - 1:  # the last one means "no change" to setresuid(2)
             return name
         raise LookupError(f'{name} is not the number of a {kind}')
     try:
@@ -23,7 +23,7 @@ def id_of(kind: str, name: str | int) -> int:
 
 
 def _no_account(kind: str, reason: str) -> LookupError:
-    """There is none, or nothing to look it up in."""
+    """The error for an account that is not there, or cannot be looked up."""
     file = {'user': '/etc/passwd', 'group': '/etc/group'}[kind]
     if not os.path.exists(file):
         reason = f'{file} is not there: give numbers, or do this before os.chroot()'

@@ -44,11 +44,11 @@ def unknown(member: object) -> ValueError:
 
 
 def mask_of(members: 'Members') -> int:
-    if type(members) is CapSet:  # to isinstance an abstract base class has a long answer
+    if type(members) is CapSet:  # isinstance() of an abstract base class takes long
         return members.mask
     if isinstance(members, str):
         members = members.split(',') if members else ()
-    elif isinstance(members, (bytes, bytearray)):  # which would be numbers
+    elif isinstance(members, (bytes, bytearray)):  # their items are numbers
         raise TypeError(f'{members!r} is not text: capabilities are named by a str')
     mask = 0
     for member in members:
@@ -64,7 +64,7 @@ class CapSet(MutableSet[str]):
     kernel newer than libcap, is its number in text.
 
     members: any iterable of capabilities, or one string of them with commas.
-    Raises ValueError for what is no capability, naming the nearest one; see capabilities(7).
+    Raises ValueError for an unknown capability, and names the nearest one; see capabilities(7).
     """
 
     __slots__ = ('mask',)
@@ -101,7 +101,7 @@ class CapSet(MutableSet[str]):
         """Add a capability.
 
         member: a name or a number.
-        Raises ValueError for what is no capability.
+        Raises ValueError for an unknown capability.
         """
         self.mask |= 1 << bit_of(member)
 
@@ -109,7 +109,7 @@ class CapSet(MutableSet[str]):
         """Remove a capability if it is in the set.
 
         member: a name or a number.
-        Raises ValueError for what is no capability.
+        Raises ValueError for an unknown capability.
         """
         self.mask &= ~(1 << bit_of(member))
 
@@ -162,7 +162,7 @@ class CapSet(MutableSet[str]):
         """Whether no capability is in both.
 
         other: any iterable of capabilities, or one string of them with commas.
-        Raises ValueError for what is no capability.
+        Raises ValueError for an unknown capability.
         """
         return not self.mask & mask_of(other)
 

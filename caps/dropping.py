@@ -122,7 +122,7 @@ def _have_groups(gids: list[int]) -> bool:
 
 
 def _check_threads(promised: dict[str, list[int]]) -> None:
-    """RuntimeError unless every thread is what drop() promised, as /proc/PID/status names it."""
+    """Raise RuntimeError unless every thread is what drop() promised, in fields of its status."""
     for thread, fields in _statuses():
         broken = [name for name in promised if _numbers(fields, name) != promised[name]]
         if broken:
@@ -137,7 +137,7 @@ def _try_to_return(
     uid: int | None,
     gid: int | None,
 ) -> None:
-    """RuntimeError if the calling thread can take back what it was, by what it did not keep."""
+    """Raise RuntimeError if the calling thread can take back an id or capability it gave up."""
     ways: list[NamedCall] = []
     for number, capability, now, old in (
         (_caps.SETRESUID, 'cap_setuid', uid, ids[0]),

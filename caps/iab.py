@@ -14,9 +14,9 @@ from caps.threads import drop_bounding, prctl, run_with_setpcap
 class IAB(State):
     """The inheritable, ambient and bounding sets of a process; libcap's cap_iab_t.
 
-    Each set is a `CapSet`, as an attribute and as an item.  What libcap's text blocks with ``!``
-    is not in ``bounding``, which is an upper limit: `apply` takes from the bounding set what is
-    not in it, and adds nothing, as nothing can.
+    Each set is a `CapSet`, as an attribute and as an item.  A capability that libcap's text blocks
+    with ``!`` is not in ``bounding``.  This set is an upper limit: `apply` drops what is not in it,
+    and adds nothing, since nothing can.
 
     text: as cap_iab_from_text(3) takes it, or another `IAB` to copy.
     Raises ValueError for text that libcap rejects.
@@ -73,7 +73,7 @@ class IAB(State):
         except OSError as error:
             number, reason = error.errno, error.strerror
         if number == errno.ENOENT:
-            reason = '/proc is needed to read it, and is not there'
+            reason = 'it is read from /proc, which is not mounted'
             if os.path.exists('/proc/self'):
                 number, reason = errno.ESRCH, os.strerror(errno.ESRCH)
         raise OSError(number, f'process {pid}: {reason}')
@@ -82,8 +82,9 @@ class IAB(State):
         """Make this the state of the calling thread, as cap_iab_set_proc(3) does; returns self.
 
         Inheritable and ambient become what they are here.  What is not in ``bounding`` is dropped
-        from the bounding set; what else it lacks already, as in every container, it goes on
-        lacking.  cap_setpcap is made effective meanwhile where it is permitted; dropping needs it.
+        from the bounding set.  Where that lacks more already, as in every container, it goes on
+        lacking it.  cap_setpcap is made effective meanwhile where it is permitted; dropping needs
+        it.
 
         all_threads: change every thread of the process or none; all get the calling thread's
         effective and permitted sets.

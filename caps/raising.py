@@ -16,13 +16,13 @@ class raised(_caps.Raised):
     handler, or in a child of fork: a capability stays effective while a block that raised it is
     open, and when the last block is left, the effective set is what it was before the first.
 
-    Wherever others could run inside the block and use what it raised, it is refused: in a
+    It is refused where other code could run inside the block and use what it raised: in a
     generator or coroutine, and in a greenlet (gevent, eventlet) other than the main one.  Put the
     block in a plain function.  Three things cannot be seen: a coroutine that Cython compiled, a
     main greenlet that switches inside the block, and a thread that is started there, which
-    keeps what is raised at that moment for good.
+    keeps for good what is raised at that moment.
 
-    names: capabilities; all that are permitted without any.
+    names: capabilities; without any, all that are permitted.
     Raises OSError, EPERM for what is not permitted; RuntimeError in a generator, a coroutine or a
     greenlet, where contextlib's ExitStack enters it, or where a block is left that this thread
     did not enter; see capset(2).
@@ -34,7 +34,7 @@ class raised(_caps.Raised):
         self._mask = CapSet(names).mask
 
     def _check(self) -> CapSet:
-        """What is effective in the block, before it is; refused where others could run in it."""
+        """The set that will be effective; RuntimeError where other code could run in the block."""
         caller = sys._getframe(1)
         # CO_GENERATOR, CO_COROUTINE, CO_ITERABLE_COROUTINE and CO_ASYNC_GENERATOR of inspect
         suspends = caller.f_code.co_flags & (0x20 | 0x80 | 0x100 | 0x200)

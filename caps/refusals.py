@@ -82,7 +82,7 @@ def of_iab(wanted: 'Three', now: 'Three', permitted: CapSet, *, no_raise: bool) 
 def of_file(error: OSError, file: 'PathOrFd', *, write: bool) -> str:
     """Why the capabilities of a file cannot be read or written; see xattr(7).
 
-    error: what the system call said.
+    error: the error of the system call.
     file: its path or descriptor.
     """
     number = error.errno

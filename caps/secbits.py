@@ -43,7 +43,7 @@ class SecureBits(MutableSet[str]):
 
     @classmethod
     def from_process(cls) -> 'SecureBits':
-        """Those of the calling thread; see cap_get_secbits(3)."""
+        """The secure bits of the calling thread; see cap_get_secbits(3)."""
         self = cls()
         self.mask = _caps.securebits()
         return self
@@ -65,8 +65,10 @@ class SecureBits(MutableSet[str]):
         locked = SecureBits()
         locked.mask = (self.mask ^ now.mask) & (locks | locks >> 1)
         if locked:
-            raise OSError(errno.EPERM, f'{", ".join(locked)} cannot be changed: locked')
-        if self.mask == now.mask and not all_threads:  # those of other threads cannot be seen
+            raise OSError(
+                errno.EPERM, f'{", ".join(locked)} cannot be changed: locked for good (prctl(2))'
+            )
+        if self.mask == now.mask and not all_threads:  # the bits of other threads cannot be seen
             return self
         step = prctl(f'setting {self!r}', _caps.PR_SET_SECUREBITS, self.mask)
         run_with_setpcap([step], all_threads)

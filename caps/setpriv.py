@@ -31,9 +31,9 @@ def command(
 ) -> list[str]:
     """The setpriv(1) command line that starts a program so, for subprocess and anything else.
 
-    It takes the setpriv of util-linux, looked for on PATH and not run here.  The program is in
-    this process's session and has its terminal: where its account is not to be trusted with them,
-    pass ``start_new_session=True`` to subprocess.
+    This looks for the setpriv of util-linux on PATH, and does not run it.  The program will be in
+    this process's session and have its terminal.  If you do not trust its account with them, pass
+    ``start_new_session=True`` to subprocess.
 
     argv: the program and its arguments.
     ambient: what the program has permitted and effective, and so have its children.
@@ -82,7 +82,7 @@ def command(
         )
     if broken:
         raise OSError(errno.EPERM, broken)
-    none = _none()
+    remove_all = _remove_all()
     words = ['setpriv']
     words += [f'--reuid={uid}'] if uid is not None else []
     words += [f'--regid={gid}'] if gid is not None else []
@@ -94,7 +94,7 @@ def command(
         ('bounding-set', now.bounding, after.bounding),
     ):
         if old != new or (new and new is after.ambient):
-            words.append(f'--{option}=' + ','.join([none, *map(_setpriv_name, new)]))
+            words.append(f'--{option}=' + ','.join([remove_all, *map(_setpriv_name, new)]))
     words += ['--no-new-privs'] * no_new_privs
     return [*words, '--', *(os.fspath(word) for word in argv)]
 
@@ -103,10 +103,10 @@ def _setpriv_name(name: str) -> str:
     return f'+cap_{name}' if name.isdecimal() else '+' + name.removeprefix('cap_')
 
 
-def _none() -> str:
-    """What takes every capability from a set, as the setpriv on PATH has to be told.
+def _remove_all() -> str:
+    """The words that remove every capability from a set, for the setpriv on PATH.
 
-    Before 2.37 it refuses ``all`` where the kernel has more than it knows of.
+    Before 2.37 it refuses ``all`` where the kernel has more capabilities than it knows.
     """
     for directory in os.get_exec_path():
         program = os.path.join(directory, 'setpriv')
@@ -115,7 +115,7 @@ def _none() -> str:
         try:
             with open(program, 'rb') as file:
                 content = file.read(1 << 23)
-        except OSError:  # what may be run need not be readable
+        except OSError:  # a program that may be run need not be readable
             return '-all'
         name, _, version = content.rpartition(b'util-linux 2.')
         if b'BusyBox' in content and not name:

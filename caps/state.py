@@ -89,8 +89,8 @@ class Caps(State):
     (capabilities(7), "Namespaced file capabilities"); written by `apply`."""
 
     marked: bool | None
-    """Whether the file that this was read from has capabilities at all, be they empty; None
-    for what was not read from a file."""
+    """Whether the file that this was read from has capabilities at all, even if the sets are empty;
+    None if this was not read from a file."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class Caps(State):
 
         file: a path (its last part not a symbolic link, as in setcap(8)), a descriptor or a
         file object; it must be readable.  An empty state marks a file with empty sets.
-        all_threads: change every thread of the process, whoever started it, or none.
+        all_threads: change every thread of the process, also those that C code started, or none.
         Returns self.
         Raises OSError: for a thread with the rule of capset(2) that was broken, or with those
         threads that did not answer in about two seconds, for a file with its name; ValueError,
@@ -189,7 +189,7 @@ class Caps(State):
         if self.effective and self.effective != stored:
             both = repr(str(stored)) if stored else 'which are empty'
             raise ValueError(
-                f'a file has its effective set empty or equal to permitted and inheritable '
+                f'the effective set of a file is empty or equal to permitted and inheritable '
                 f'together, {both}; it cannot be {str(self.effective)!r}'
             )
         if not 0 <= self.root_id < 2**32 - 1:
@@ -201,7 +201,7 @@ class Caps(State):
         """Make what is permitted effective too; returns self.
 
         names: just these.  One that is not permitted is refused by `apply`, not here.
-        Raises ValueError for what is no capability.
+        Raises ValueError for an unknown capability.
         """
         self._effective |= names or self._permitted
         return self
@@ -210,7 +210,7 @@ class Caps(State):
         """Take everything out of effective; returns self.
 
         names: just these.
-        Raises ValueError for what is no capability.
+        Raises ValueError for an unknown capability.
         """
         self._effective -= names or self._effective
         return self
@@ -219,7 +219,7 @@ class Caps(State):
         """Make what is permitted inheritable too; returns self.
 
         names: just these.
-        Raises ValueError for what is no capability.
+        Raises ValueError for an unknown capability.
         """
         self._inheritable |= names or self._permitted
         return self
@@ -230,7 +230,7 @@ class Caps(State):
         """Take everything out of inheritable; returns self.
 
         names: just these.
-        Raises ValueError for what is no capability.
+        Raises ValueError for an unknown capability.
         """
         self._inheritable -= names or self._inheritable
         return self
@@ -239,7 +239,7 @@ class Caps(State):
         """Take everything out of all three sets; returns self.
 
         names: just these.
-        Raises ValueError for what is no capability.
+        Raises ValueError for an unknown capability.
         """
         for members in self._effective, self._permitted, self._inheritable:
             members -= names or members
@@ -291,7 +291,7 @@ class Caps(State):
 
         try:
             refusals = load('refusals', 'this')
-        except ImportError:  # the kernel's own word has to do
+        except ImportError:  # then the kernel's own error has to do
             return ''
         now = Caps.from_process()
         return str(refusals.of_capset(self._three, now._three))
@@ -317,7 +317,7 @@ def _change(file: 'AnyFile', text: str | None, root_id: int) -> None:
 
 
 def _open(path: 'str | bytes | os.PathLike[str] | os.PathLike[bytes]') -> int:
-    """A descriptor of a regular file, of which nothing else is opened, be it exchanged for it."""
+    """A descriptor of a regular file; nothing else is opened, even if the path is exchanged."""
     import errno
 
     looked_at = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)

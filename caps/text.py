@@ -45,8 +45,8 @@ def listed(names: str) -> int:
     return mask
 
 
-# A program sees few states, and sees them often: the kernel's two calls take less time than their
-# text takes to read and write.
+# A program sees few states, and sees them often.  Reading and writing their text would take longer
+# than the two system calls.
 _sets_of: dict[str, dict[str, int]] = {}
 _text_of: dict[tuple[int, int, int], str] = {}
 
@@ -124,7 +124,7 @@ def parse_iab(text: str) -> dict[str, int]:
         entries.append(last)
     for entry in entries:
         name = entry.lstrip('!^%')
-        bit = 1 << spelled(name) & ALL  # libcap forgets what the kernel has not
+        bit = 1 << spelled(name) & ALL  # libcap ignores those that the kernel lacks
         for prefix in entry[: -len(name)] or '%':
             vectors[prefix] |= bit
     vectors['%'] |= vectors['^']

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     NamedCall = tuple[str, tuple[int | bytes, ...]]  # its name in errors, and what syscall(2) takes
 
 
-# Which every call on all threads needs.
 _NO_PROC = (
-    'nothing was changed: /proc, which all threads are found by, is not there: do this before '
+    'nothing was changed: all threads are found in /proc, which is not mounted: do this before '
     'os.chroot(), or mount /proc'
 )
 
@@ -33,7 +32,7 @@ def thread_ids() -> list[int]:
 
 
 def run_calls(calls: 'Sequence[NamedCall]', all_threads: bool) -> None:
-    """Make system calls in turn, on this thread or on all; OSError says how far that got."""
+    """Make system calls in this order, on this thread or on all; OSError says how far that got."""
     failure = _caps.system_calls([call for _, call in calls], all_threads)
     if failure is None:
         return
@@ -52,15 +51,16 @@ def run_calls(calls: 'Sequence[NamedCall]', all_threads: bool) -> None:
             reason += f', after {done} in this thread only'
     elif count and number == errno.EBUSY:
         reason = (
-            f'nothing was changed: thread {names} works for io_uring with the privilege that '
-            'made the ring, and cannot be changed; close the ring first, or make it afterwards'
+            f'nothing was changed: thread {names} works for io_uring and keeps the privilege that '
+            'the ring was made with; close the ring first, or make it afterwards'
         )
     elif count:
         reason = f'nothing was changed: no answer from thread {names}'
     else:
         reasons = {
-            errno.EBUSY: 'no real-time signal is left to ask other threads by',
-            errno.EAGAIN: 'the limit of pending signals (ulimit -i) leaves none to ask by',
+            errno.EBUSY: 'other threads are asked by a real-time signal, and none is unused',
+            errno.EAGAIN: 'other threads are asked by signals, and the limit of pending ones '
+            '(ulimit -i) is reached',
             errno.E2BIG: f'there are more than {_caps.MAX_THREADS} other threads',
         }
         reading = f'reading /proc/self/task: {os.strerror(number)}'
@@ -110,7 +110,7 @@ def masks_of(thread: int = 0) -> tuple[int, int, int]:
 def run_with_setpcap(
     calls: 'list[NamedCall]', all_threads: bool, inheritable: CapSet | None = None
 ) -> None:
-    """Make system calls with cap_setpcap effective meanwhile if that is permitted."""
+    """Make system calls with cap_setpcap effective meanwhile, where it is permitted."""
     effective, permitted, now_inheritable = masks_of()
     if all_threads:
         require_permitted(CapSet.from_mask(permitted))
@@ -129,7 +129,7 @@ def run_with_setpcap(
 
 
 def require_permitted(permitted: CapSet) -> None:
-    """OSError if a thread has less permitted than all threads shall have."""
+    """Raise OSError if a thread lacks a permitted capability that all threads are to have."""
     import errno
 
     for thread in thread_ids():

@@ -521,7 +521,7 @@ REFUSED = {
     other_content: 'has other content than listed',
     unverified: 'no package that is wholly installed',
     of_a_newer_kernel: "'cap_of_tomorrow' is not a capability",
-    half_effective: 'a file has its effective set',
+    half_effective: 'the effective set of a file',
     of_nobody_here: "there is no user 'nobody-here'",
     open_directory: 'users other than root can write',
     directory_of_the_attacker: 'belongs to uid',

@@ -51,8 +51,8 @@ def test_what_was_not_loaded_is_named_with_the_order_that_works(act, reason, tmp
 
 
 PROC = (
-    'FileNotFoundError [Errno 2] nothing was changed: /proc, which all threads are found by, is '
-    'not there: do this before os.chroot(), or mount /proc\n'
+    'FileNotFoundError [Errno 2] nothing was changed: all threads are found in /proc, which is '
+    'not mounted: do this before os.chroot(), or mount /proc\n'
 )
 
 

@@ -244,7 +244,7 @@ def test_an_effective_set_that_a_file_cannot_store_is_refused(program, text):
     Caps('cap_chown=i').apply(program)
     assert run('setcap', text, program).returncode != 0 or getcap(program) != str(Caps(text))
     Caps('cap_chown=i').apply(program)
-    with pytest.raises(ValueError, match='a file has its effective set empty or equal to'):
+    with pytest.raises(ValueError, match='the effective set of a file is empty or equal to'):
         Caps(text).apply(program)
     assert getcap(program) == 'cap_chown=i'
 
@@ -263,7 +263,7 @@ def test_any_state_that_is_refused_leaves_the_file_alone(shared, effective, perm
     if effective in (0, permitted | inheritable):
         effective = (permitted | inheritable) ^ 1 or 2
     Caps('cap_chown=i').apply(shared)
-    with pytest.raises(ValueError, match='a file has its effective set'):
+    with pytest.raises(ValueError, match='the effective set of a file'):
         state(effective, permitted, inheritable).apply(shared)
     assert os.getxattr(shared, ATTRIBUTE) == raw(V2, 0, 1)
     Caps.remove(shared)

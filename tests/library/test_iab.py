@@ -259,7 +259,7 @@ def test_without_proc_another_process_is_not_called_absent(tmp_path):
     os.chroot(tmp_path)
     IAB.from_process()
     reason = refusal(IAB.from_process, 1).strerror
-    assert reason == 'process 1: /proc is needed to read it, and is not there'
+    assert reason == 'process 1: it is read from /proc, which is not mounted'
 
 
 # Applying.

@@ -136,11 +136,11 @@ BOTH = 'cap_setpcap,cap_kill=p'
 REFUSED = {
     'locked': (
         BOTH, ['noroot', 'noroot_locked'], ['noroot_locked'],
-        'noroot cannot be changed: locked',
+        'noroot cannot be changed: locked for good (prctl(2))',
     ),
     'a lock': (
         BOTH, ['keep_caps_locked'], [],
-        'keep_caps_locked cannot be changed: locked',
+        'keep_caps_locked cannot be changed: locked for good (prctl(2))',
     ),
     'unknown to the kernel': (
         BOTH, [], ['30'], "setting SecureBits(['30']): Operation not permitted",

@@ -293,7 +293,9 @@ def test_when_the_program_handles_every_signal_it_is_told_so(library):
     error = refusal(DROP.apply, all_threads=True)
     assert threads() == before
     assert error.errno == errno.EBUSY
-    reason = 'nothing was changed: no real-time signal is left to ask other threads by'
+    reason = (
+        'nothing was changed: other threads are asked by a real-time signal, and none is unused'
+    )
     assert error.strerror == reason
 
 
@@ -362,7 +364,7 @@ def test_where_few_signals_can_be_pending_all_threads_change_or_the_limit_is_nam
         error = refusal(DROP.apply, all_threads=True)
         assert seen('CapPrm') == before
         assert error.errno == errno.EAGAIN
-        reason = 'nothing was changed: the limit of pending signals (ulimit -i) leaves'
+        reason = 'nothing was changed: other threads are asked by signals, and the limit'
         assert error.strerror.startswith(reason)
 
 
