@@ -100,13 +100,9 @@ def of_file(error: OSError, file: 'PathOrFd', *, write: bool) -> str:
 
 
 def _invalid(file: 'PathOrFd', write: bool) -> str:
-    try:
-        info = os.stat(file)
-        if write and not isinstance(file, int) and os.path.islink(file):
-            return 'not a regular file but a symbolic link: name the file that it leads to'
-    except OSError as error:
-        return error.strerror or ''
-    if not stat.S_ISREG(info.st_mode):
+    if write and not isinstance(file, int) and os.path.islink(file):
+        return 'not a regular file but a symbolic link: name the file that it leads to'
+    if not stat.S_ISREG(os.stat(file).st_mode):
         return 'not a regular file'
     if not write:
         return 'its security.capability attribute is malformed'

@@ -119,10 +119,9 @@ def _belongs_to_root(path: str) -> bool:
 
 def launch(outcome: Outcome, given: Given) -> Iterator[Step]:
     """What ppy makes of itself, and its execution of the capped copy."""
-    before, ppy, script = outcome.process, given.ppy, given.script
-    record = ppy.record
-    if before is None or record is None:
-        return
+    before, ppy, script, record = outcome.process, given.ppy, given.script, given.ppy.record
+    assert before  # else a check does not hold
+    assert record
     capped = look_at_file(record.capped)
     state = ppy_state(before, script.file)
     reasons = (

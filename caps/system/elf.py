@@ -42,9 +42,9 @@ class Elf:
 
 
 def read_elf(fd: int) -> Elf | None:
-    """What an ELF program tells its loader; None for any other file, or a malformed one.
+    """What an ELF program tells its loader; None for a malformed one.
 
-    fd: a descriptor to read from.
+    fd: a descriptor of a file that begins with `MAGIC`.
     """
     with suppress(struct.error, ValueError, StopIteration):
         return _read(fd)
@@ -53,9 +53,7 @@ def read_elf(fd: int) -> Elf | None:
 
 def _read(fd: int) -> Elf:
     head = part(fd, 64)
-    if head[:4] != MAGIC:
-        raise ValueError('not an ELF file')
-    is_wide, order = head[4] == 2, '<' if head[5] == 1 else '>'
+    is_wide, order = head[4:5] == b'\2', '<' if head[5:6] == b'\1' else '>'
     word = 'Q' if is_wide else 'I'
     (start,) = struct.unpack_from(order + word, head, 32 if is_wide else 28)
     size, count = struct.unpack_from(f'{order}HH', head, 54 if is_wide else 42)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from caps import IAB, Caps, CapSet, SecureBits
+from caps import Caps, CapSet, SecureBits
 
 SETS = 'inheritable', 'permitted', 'effective', 'ambient', 'bounding'
 EVERY_ID = (range(2**32 - 1),)
@@ -71,16 +71,6 @@ class Process:
         """Every group that the process acts as a member of."""
         return {self.gid.effective, *self.groups}
 
-    @classmethod
-    def of(cls, caps: Caps, iab: IAB, **facts: Any) -> Process:
-        """The process with these sets.
-
-        caps, iab: the five sets
-        facts: the other fields
-        """
-        three = caps.effective, caps.permitted, caps.inheritable
-        return cls(*three, iab.ambient, iab.bounding, **facts)
-
 
 @dataclass(frozen=True)
 class FileCaps:
@@ -95,17 +85,6 @@ class FileCaps:
     inheritable: CapSet = field(default_factory=CapSet)
     effective: bool = False
     root_id: int = 0
-
-    @classmethod
-    def of(cls, caps: Caps) -> FileCaps | None:
-        """What `caps.Caps.from_file` found or `caps.Caps.apply` would write.
-
-        caps: the state.
-        Returns None for that of an unmarked file.
-        """
-        if caps.marked is False:
-            return None
-        return cls(caps.permitted, caps.inheritable, bool(caps.effective), caps.root_id)
 
     @classmethod
     def from_xattr(cls, value: bytes) -> FileCaps:

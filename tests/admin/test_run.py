@@ -185,3 +185,13 @@ def test_nothing_stays_when_this_process_is_ended(account, number):
     os.waitpid(child, 0)
     while sleepers(seconds):  # the supervisor has to learn of it
         time.sleep(0.01)
+
+
+def test_supervisor_that_is_killed_is_told_of():
+    @in_a_child
+    def start():
+        Caps.from_process().clear('cap_sys_admin').apply()  # else the program does not see it
+        with pytest.raises(RunError, match='/bin/sh could not be watched'):
+            run_as(['/bin/sh', '-c', 'kill -KILL $PPID'], None)
+
+    start()

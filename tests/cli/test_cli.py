@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from caps.system.launcher import NAME, PREFIX
 from caps.system.tasks import in_words
 from support import CHILDREN, needs, needs_root, run
 from support.documents import PARSERS, matches
+from support.executions import waiting
 
 COMMANDS = [place for place in PARSERS if place]
 
@@ -248,6 +250,12 @@ def test_all_shows_the_processes_that_pscap_shows(limited, capsys):
     assert bare in [each['pid'] for each in processes]
 
 
+def test_defect_of_a_command_is_not_called_a_refusal(monkeypatch):
+    monkeypatch.setattr('caps.cli.show.run', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(['show'])
+
+
 @pytest.mark.parametrize('option', [[], ['--json']], ids=['text', 'json'])
 def test_what_cannot_be_written_is_one_line_on_standard_error(option):
     with open('/dev/full', 'w') as full:
@@ -269,6 +277,20 @@ def test_tree_has_a_process_below_its_parent(capsys):
         found = from_json(capsys, 'show', '--tree', pid)['processes']
         assert [each['name'] for each in found] == ['sh', 'tail']
         assert found[1]['parent'] == pid
+
+
+def test_tree_of_everything_begins_with_the_first_process(capsys):
+    assert main(['show', '--tree']) == 0
+    _, first, *rest = capsys.readouterr().out.splitlines()
+    assert first.split()[0] == str(min(int(pid) for pid in os.listdir('/proc') if pid.isdecimal()))
+    assert any(line.split()[0] == str(os.getpid()) for line in rest)
+
+
+def test_notes_name_what_else_limits_a_process(capsys):
+    with waiting('/bin/true', setup='set_no_new_privs()\nfilter_nothing()') as child:
+        assert main(['show', '--tree', str(child.pid)]) == 0
+        child.communicate('\n')
+    assert capsys.readouterr().out.splitlines()[1].endswith('no_new_privs, seccomp filter')
 
 
 def test_name_of_a_process_is_the_same_everywhere(capsys):
@@ -459,6 +481,14 @@ def test_show_listening_names_sockets_and_who_holds_them(capsys):
         assert wanted in document['sockets']
     assert server.pid in [one['pid'] for one in document['processes']]
     assert re.search(rf'tcp +127\.0\.0\.1:{tcp} +{server.pid} ', capsys.readouterr().out)
+
+
+@needs('cap_net_raw')
+def test_packet_sockets_listen_too(capsys):
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW):
+        sockets = from_json(capsys, 'show', '--listening')['sockets']
+    packet = {'protocol': 'packet', 'address': '*', 'port': 0, 'pids': [os.getpid()]}
+    assert packet in sockets
 
 
 # Help and completion.

@@ -17,6 +17,7 @@ from caps import Caps
 from caps.cli import main
 from caps.explain import explain
 from support import needs, needs_root, run
+from support.child import become, in_a_child
 from support.executions import advice, happens
 
 pytestmark = [needs_root, needs('cap_net_raw', 'cap_setpcap')]
@@ -50,6 +51,13 @@ def test_ppy_by_way_of_env_is_followed(probing_ppy, script, as_attacker, argumen
     said, _ = happens(path, as_attacker)
     assert str(said.after.permitted) == 'cap_net_raw'
     assert 'script' not in rules(said)
+
+
+@pytest.mark.parametrize('argument', ["-S 'ppy", '-S', '/no/such/ppy'])
+def test_env_that_leads_to_no_ppy_is_a_program_like_others(script, as_attacker, argument):
+    said = explain(script(f'#!/usr/bin/env {argument}\n', 'cap_net_raw=i'))
+    assert said.launcher is None
+    assert 'env then executes another program' in str(said)
 
 
 def test_option_by_way_of_env_is_refused(probing_ppy, script, as_attacker):
@@ -104,6 +112,7 @@ def configured(monkeypatch, tmp_path, text):
         ('cap_net_raw nobody @{name} # theirs', 'cap_net_raw', True),
         ('^cap_net_raw,!cap_kill *', 'cap_net_raw', True),
         ('none {name}\ncap_net_raw {name}', '', True),
+        ('all {name}', 'cap_net_raw', True),
         ('cap_net_raw nobody', '', False),
         ('# cap_net_raw {name}', '', False),
     ],
@@ -275,6 +284,48 @@ def test_process_in_another_pid_namespace_than_procs_is_itself(command):
             line for line in inner.stdout.splitlines() if line.strip().startswith(name)
         ]
     assert 'python' in done.stdout.splitlines()[0] or command[0] == 'explain'
+
+
+# What is not taken into account, and how it comes to be there.
+FACTORS = {
+    'bpf may refuse or change': 'mount -t securityfs none /sys/kernel/security || exit 9; "$@"',
+    'the kernel was booted with no_file_caps': (
+        'mount -t tmpfs none /mnt && echo quiet no_file_caps > /mnt/line &&'
+        'mount --bind /mnt/line /proc/cmdline || exit 9; "$@"'
+    ),
+    'binfmt_misc hands some files to an interpreter': (
+        'cd /proc/sys/fs/binfmt_misc; mount -t binfmt_misc none . && cd . &&'
+        "echo ':caps-tests:M::never-so::/bin/true:' > register || exit 9;"
+        '"$@"; echo -1 > caps-tests'
+    ),
+}
+
+
+@needs('cap_sys_admin')
+@pytest.mark.parametrize(('caveat', 'setup'), FACTORS.items(), ids=FACTORS)
+def test_factor_that_is_not_taken_into_account_is_named(caveat, setup):
+    done = within(setup, 'explain', '/bin/true')
+    assert done.returncode == 0, done.stderr
+    assert caveat in done.stdout
+    assert caveat not in run(sys.executable, '-m', 'caps', 'explain', '/bin/true').stdout
+
+
+def test_access_control_list_is_named(program):
+    path = program()
+    run('setfacl', '-m', 'user:nobody:rx', path, check=True)
+    assert f'{path} has an access control list' in str(explain(path))
+
+
+def test_process_of_another_account_is_explained_as_far_as_it_may_be_seen(program, accounts):
+    path, root = program('cap_net_raw=ep'), os.getpid()
+
+    @in_a_child
+    def explained():
+        become(accounts.attacker)
+        return explain(path, pid=root)
+
+    said = explained()
+    assert (said.error, said.after.uid.effective) == (None, 0)
 
 
 # ---- Threads ----

@@ -17,7 +17,7 @@ from caps.explain import explain
 from caps.system.mounts import Mount
 from caps.system.types import FileCaps
 from support import needs, needs_root, run
-from support.child import in_a_child
+from support.child import become, in_a_child
 from support.executions import SHORT, advice, follow, happens, waiting
 
 pytestmark = [needs_root, needs('cap_net_raw', 'cap_setpcap')]
@@ -541,6 +541,42 @@ def test_check_that_ends_halfway_is_no_consent(probing_ppy, scene, script, check
     said = explain(script('', 'cap_net_raw=i'), launcher=scene / 'ppy')
     assert said.error == 'refused by ppy'
     assert 'ppy-check: must print the rules' in str(said)
+
+
+def test_check_that_cannot_run_is_no_consent(probing_ppy, script):
+    with open(f'{probing_ppy.ppy}-check', 'w') as file:
+        file.write('no program')
+    said = explain(script('', 'cap_net_raw=i'), launcher=probing_ppy.ppy)
+    assert said.error == 'refused by ppy'
+    assert 'ppy-check: must run, and not fail: [Errno 8] Exec format error' in str(said)
+
+
+def test_check_as_another_user_takes_root(probing_ppy, script, accounts):
+    path = script('', 'cap_net_raw=i')
+
+    @in_a_child
+    def explained():
+        become(accounts.attacker)
+        return explain(path, user=accounts.owner.name, launcher=probing_ppy.ppy)
+
+    said = explained()
+    assert f'ppy-check judged as user {accounts.attacker.uid}' in str(said.caveats)
+
+
+def test_capped_copy_that_cannot_be_executed_is_to_be_installed_again(probing_ppy, script):
+    path = script('', 'cap_net_raw=i')
+    os.chmod(probing_ppy.capped, 0o600)
+    said = explain(path, launcher=probing_ppy.ppy)
+    assert said.error == 'EACCES'
+    assert 'install ppy again' in advice(said, 'ppy-install').text
+    assert run(probing_ppy.ppy, path).returncode == 126
+
+
+def test_capped_copy_of_an_older_kernel_is_to_be_installed_again(probing_ppy, script):
+    Caps(inheritable=CapSet.from_mask((1 << 38) - 1)).apply(probing_ppy.capped)
+    said = explain(script('', 'cap_net_raw=i'), launcher=probing_ppy.ppy)
+    assert said.error is None
+    assert 'cannot give cap_perfmon' in advice(said, 'older-all').text
 
 
 def test_launcher_that_is_no_ppy_is_refused(program, script):

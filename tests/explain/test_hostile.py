@@ -166,6 +166,16 @@ def test_what_is_no_regular_file_is_not_opened(scene, kind):
     assert read_record(str(path)) is None
 
 
+@pytest.mark.parametrize('size', [4, 5, 6, 40, 63, 100])
+def test_program_that_is_cut_off_is_explained(scene, size):
+    path = scene / 'cut'
+    path.write_bytes(Path('/bin/true').read_bytes()[:size])
+    path.chmod(0o755)
+    done = explained(path)
+    assert done.returncode == 0, done.stderr
+    assert f'The file {path}' in done.stdout
+
+
 @pytest.mark.parametrize('path', ['/proc/kmsg', '/proc/self/mem', '/proc/sysrq-trigger'])
 def test_file_of_proc_is_not_waited_for(path):
     assert explained(path).returncode == 1

@@ -13,7 +13,7 @@ import pytest
 
 from caps import IAB, CapSet, command, set_no_new_privs
 from support import libcap, needs, needs_root, run
-from support.child import in_a_child
+from support.child import become, in_a_child
 from support.children.by_hand import IDS, NOBODY, act, compare
 from support.children.inside import refusal
 
@@ -339,3 +339,17 @@ def test_a_setpriv_that_refuses_all_on_a_newer_kernel_is_told_each(tmp_path, ver
     sets = fields(run(*words, check=True).stdout)
     assert sets['CapInh'] == sets['CapAmb'] == bit('cap_kill')
     assert sets['CapBnd'] == bit('cap_kill')
+
+
+@needs_root
+def test_setpriv_that_may_be_run_and_not_read_is_taken(scene, accounts):
+    (scene / 'setpriv').write_bytes(b'not to be read')
+    (scene / 'setpriv').chmod(0o711)
+
+    @in_a_child
+    def words():
+        become(accounts.attacker)
+        os.environ['PATH'] = str(scene)
+        return command(['true'])
+
+    assert words() == ['setpriv', '--', 'true']

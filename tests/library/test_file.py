@@ -408,10 +408,12 @@ def test_a_symbolic_link_is_followed_for_reading_only(program):
     link.symlink_to(program)
     assert str(Caps.from_file(link)) == 'cap_kill=p'
     assert run('setcap', 'cap_kill=i', link).returncode != 0
+    (dangling := program.with_name('dangling')).symlink_to('nothing')
     for write in Caps('cap_kill=i').apply, Caps.remove:
-        with pytest.raises(OSError, match='not a regular file but a symbolic link') as refused:
-            write(link)
-        assert (refused.value.errno, refused.value.filename) == (errno.EINVAL, link)
+        for path in link, dangling:
+            with pytest.raises(OSError, match='not a regular file but a symbolic link') as refused:
+                write(path)
+            assert (refused.value.errno, refused.value.filename) == (errno.EINVAL, path)
     assert getcap(program) == 'cap_kill=p'
 
 
