@@ -80,8 +80,9 @@ def take_back(fd: int, path: str, directory: int | None = None) -> None:
 def exchange(one: str, other: str) -> None:
     """Exchange two names, so that at no time either is missing.
 
-    A file that has gone from a name this way still has one, which who runs it finds in /proc.
-    Where the file system cannot, the second is only replaced, and the first is what it was.
+    A file that loses its name still has the other one, by which a process that runs it finds it in
+    /proc.  Where the file system cannot exchange, the second is replaced by the first, and the
+    first gets what the second was.
     """
     names = os.fsencode(one), os.fsencode(other)
     call = _caps.RENAMEAT2, AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE
@@ -125,7 +126,7 @@ def unused_id() -> int:
         number = secrets.choice(secrets.choice(ranges))
         if number not in (NOBODY, 65535) and not _is_used(number):
             return number
-    raise AdminError('this user namespace has no id that is not in use: use another')
+    raise AdminError('every id of this user namespace is in use: use one that has more ids')
 
 
 def _mapped(kind: str) -> list[range]:

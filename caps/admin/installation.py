@@ -192,7 +192,7 @@ def _damage(installation: Installation) -> Iterator[str]:
 
 
 def prover() -> Account | None:
-    """Who a proof runs as: for root an account that nobody has, else who runs this."""
+    """The account that a proof runs as: one that nobody has; None, this account, if not root."""
     if os.geteuid():
         return None
     number = unused_id()

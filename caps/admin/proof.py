@@ -66,14 +66,14 @@ def library_flaws(interpreter: str, account: Account | None) -> Iterator[str]:
     """What is wrong with where a Python takes its code from.
 
     interpreter: the program, of which and of the way to which nothing is wrong
-    account: who to run it as, None for who runs this
+    account: who to run it as, None for the account of this process
     """
     if not re.fullmatch(r'(python|pypy)[0-9.]*[a-z]*', os.path.basename(interpreter)):
         return
     try:
         taken, problem = taken_code(interpreter, account)
     except (OSError, RunError, ValueError):
-        return  # no Python after all, or one that the proof will find fault with
+        return  # no Python after all, or one that will fail in the proof
     if problem:
         yield (
             f'{interpreter} has caps installed, but other accounts cannot import it: {problem}: '

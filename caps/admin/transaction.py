@@ -1,4 +1,4 @@
-"""All or nothing: what is taken back where a step fails, one command at a time, no half deed."""
+"""All or nothing: what takes back changes where a step fails, and one command at a time."""
 
 import fcntl
 import os
@@ -42,7 +42,7 @@ def lock(path: str, directory: int | None = None, wait: bool = True) -> int | No
     """Hold a lock: a file that only this account can open, so that no other keeps us waiting.
 
     path, directory: of the file, which is there only as long, and the descriptor it starts from
-    wait: for who has it; else BlockingIOError is raised
+    wait: until nobody has it; else BlockingIOError is raised
 
     Returns a descriptor, or None where the path's directory is gone.
     """

@@ -1,4 +1,4 @@
-"""A file that may be executed: what of it, of its links and of its first line has a say."""
+"""A file that may be executed, and all of it that decides: links, mount, mark, first line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Executable:
     first_line: that of a script
     stray: what stands before #! in its first line, in words
     has_acl: whether it has an access control list
-    file: what the model of execve(2) wants
+    file: what the model of execve(2) needs
     elf: what it tells the loader, where it is a program and may be read
     record: where it is an installed ppy, and may be read
     is_stale: whether it is a copy that differs from the original, a link beside it
@@ -110,7 +110,7 @@ def _executable(look: Look, depth: int) -> Executable:
 
 
 def _content(look: Look) -> tuple[bytes | None, Elf | None, Record | None]:
-    """The first bytes of a file, None where they may not be read, and what a program tells."""
+    """The first bytes of a file, None where they may not be read, and what is in a program."""
     with look.opened() as fd:
         if fd is None:
             return None, None, None

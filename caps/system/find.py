@@ -111,7 +111,7 @@ class _Search:
 def _read(path: bytes) -> Caps:
     """The capabilities of the file that a path without links leads to.
 
-    Whoever may write to a directory on the way may have put a link in its place meanwhile.
+    An account that may write to a directory on the way may have put a link there meanwhile.
     """
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     *directories, name = path.split(b'/')[1:]

@@ -66,11 +66,11 @@ class Look:
 
     @contextmanager
     def opened(self) -> Iterator[int | None]:
-        """A descriptor to read from; None where it is not to be read, or may not be."""
+        """A descriptor to read from; None where it is no regular file, or may not be read."""
         if not self.is_regular:
             yield None
             return
-        # What the kernel makes up has no size, and to read it may take it away (/proc/kmsg).
+        # A file that the kernel makes up has no size, and reading it may consume it (/proc/kmsg).
         way = self._way if self.info.st_size else os.devnull
         try:
             fd = os.open(way, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

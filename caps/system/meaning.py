@@ -56,7 +56,7 @@ AMOUNTS_TO_ROOT = CapSet(
     'cap_sys_rawio,cap_bpf,cap_mac_admin,cap_mac_override'
 )
 
-# What these are told they do, with whatever they have.
+# These do whatever they are told, with all capabilities that they have.
 INTERPRETER = re.compile(
     r'(python|pypy|perl|ruby|node|nodejs|php|lua|luajit|tclsh|guile|gdb|gawk|mawk|awk|busybox|env|'
     r'sh|ash|bash|csh|dash|fish|ksh|mksh|tcsh|zsh)[0-9.]*'
@@ -64,7 +64,7 @@ INTERPRETER = re.compile(
 
 
 def amounts_to_root(path: str, caps: Caps) -> bool:
-    """Whether a file makes whoever runs it root, or does for everyone whatever it is told."""
+    """Whether running a file amounts to being root, or lets everyone use its mark for anything."""
     if (caps.permitted | caps.inheritable) & AMOUNTS_TO_ROOT:
         return True
     return bool(caps.permitted) and bool(INTERPRETER.fullmatch(os.path.basename(path)))

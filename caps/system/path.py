@@ -13,7 +13,7 @@ NOBODY = 65534  # the kernel's overflow id
 
 
 def strangers(directory: str, owner: int = 0) -> Iterator[str]:
-    """Who else than root and one owner can change what a path without links leads to."""
+    """How accounts other than root and one owner can change what a path without links leads to."""
     for path, info in way(directory):
         if not stat.S_ISDIR(info.st_mode):
             yield f'{path} is no directory'
@@ -34,7 +34,7 @@ def strangers(directory: str, owner: int = 0) -> Iterator[str]:
 
 
 def way(directory: str) -> Iterator[tuple[str, os.stat_result]]:
-    """From the root to a directory, as far as there is one; each is looked at after those above."""
+    """The directories from the root to one, as far as they exist, looked at in this order."""
     for path in (*reversed(Path(directory).parents), Path(directory)):
         with suppress(FileNotFoundError, NotADirectoryError):
             yield str(path), path.lstat()

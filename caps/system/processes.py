@@ -1,4 +1,4 @@
-"""A process that may execute something: its state, and what the model leaves out of account."""
+"""A process that may execute something: its state, and what the model does not know of it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _same_namespace(directory: str, kind: str) -> bool:
 
 
 def _caveats(directory: str, fields: Mapping[str, str], is_other: bool) -> Iterator[str]:
-    """What has a say in execve(2) and is not in the model."""
+    """What execve(2) also depends on, and the model does not take into account."""
     if int(fields['TracerPid']):
         yield (
             f'process {fields["TracerPid"]} traces it: unless the tracer has cap_sys_ptrace, a '
@@ -138,15 +138,15 @@ def as_user(actor: Actor, user: str | int) -> Actor:
     held = process.bounding if is_root else CapSet()
     inheritable, bounding = process.inheritable, process.bounding
     if login := login_of(entry.pw_name, groups):
-        where = f'pam_cap of {login.service} reads for this account in {login.configuration}'
+        line = f'the line for this account in {login.configuration}'
         if login.iab:
             inheritable = (login.iab.inheritable | login.iab.ambient) & bounding
             bounding &= login.iab.bounding
-            caveats += (f'a login without pam_cap is without what {where}',)
+            caveats += (f'{line} is for logins with pam_cap, as by {login.service}, and no others',)
         else:
-            caveats += (f'what {where} cannot be understood',)
+            caveats += (f'{line}, which pam_cap of {login.service} reads, cannot be understood',)
         if login.iab and login.iab.ambient:
-            caveats += (f'the ambient capabilities that {where}, which its options decide about',)
+            caveats += (f'{line} has ambient capabilities, which need an option of pam_cap',)
     process = replace(
         process,
         effective=held,

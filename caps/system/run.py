@@ -1,4 +1,4 @@
-"""Starts a program as another account, which is trusted with nothing of ours.
+"""Starts a program as another account, which must get nothing of ours.
 
 1. It has no terminal of ours: a session of its own, /dev/null to read and pipes to write to.
 2. It has nothing else of ours: no descriptor, environment, directory, key or capability.
@@ -28,7 +28,7 @@ REPORT = struct.Struct('=ii')  # errno of the start, and exit status
 CLONE_NEWPID = 0x20000000
 OWN_KEYRING = _caps.KEYCTL, 1, 0  # KEYCTL_JOIN_SESSION_KEYRING, to a new one
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
-KILLING = 5.0  # seconds, for what makes processes faster than they are killed
+KILLING = 5.0  # seconds to kill a program that makes processes as fast as they are killed
 
 
 class RunError(Exception):
@@ -57,7 +57,7 @@ def run_as(
     """Run a program in a session of its own, with nothing of this process's, and end what it left.
 
     argv: the path of the program and its arguments
-    account: who it runs as, without capabilities; None for who runs this
+    account: who it runs as, without capabilities; None for the account of this process
     seconds, limit: for how long it may run, and how many bytes it may print
 
     Raises OSError where it cannot be started, and RunError where it went beyond a limit; and as
@@ -74,7 +74,7 @@ def run_as(
             os.close(pipes.hold)  # ends what still runs
             os.waitpid(supervisor, 0)
     if len(report) != REPORT.size:
-        raise RunError(f'{argv[0]} could not be watched')
+        raise RunError(f'{argv[0]} was lost: the process that started it was killed')
     error, status = REPORT.unpack(report)
     if error:
         raise OSError(error, os.strerror(error), argv[0])
@@ -82,7 +82,7 @@ def run_as(
 
 
 def stop_if_signalled() -> None:
-    """Raise KeyboardInterrupt where a signal that ends this process waits, being blocked."""
+    """Raise KeyboardInterrupt if a signal that ends this process is pending and blocked."""
     if signal.sigpending() & ENDING:
         raise KeyboardInterrupt
 

@@ -20,9 +20,9 @@ JUDGED_BY = (
 
 @dataclass
 class Task:
-    """A process or thread, with what the kernel judges it by; None is what may not be known.
+    """A process or thread, and its state; None is for what this account may not know.
 
-    differing: the threads that the kernel judges by something else than the main thread
+    differing: the threads whose state differs from that of the main thread
     """
 
     pid: int
@@ -44,7 +44,7 @@ class Task:
         return _name_of(self.uids[1])
 
     def notes(self) -> Iterator[str]:
-        """What else limits the process, or is to be known of it, in words."""
+        """What else limits the process or is special about it, in words."""
         if self.differing:
             plural = 's' * (len(self.differing) > 1)
             yield f'differing thread{plural} {" ".join(map(str, self.differing))}'
@@ -85,7 +85,7 @@ def read(pid: int) -> Task:
 
 
 def _differing(pid: int, fields: Mapping[str, str]) -> list[int]:
-    """The threads of a process whose state is another than that of the main thread."""
+    """The threads of a process whose state differs from that of the main thread."""
     if fields['Tgid'] != fields['Pid']:  # a thread was asked for
         return []
     threads = []
@@ -136,7 +136,7 @@ def tree(processes: Iterable[Task], roots: Sequence[int] = ()) -> list[tuple[int
 
 
 def in_words(members: CapSet) -> str:
-    """A set as one reads it: what it has, or what it lacks if that is shorter to say."""
+    """A set in words: its members, or those that it lacks where that is shorter."""
     missing = CapSet.all() - members
     if not members or not missing:
         return 'all' if members else 'none'

@@ -1,4 +1,4 @@
-"""The plain types of the model of execve(2): what of a process and of a file has a say in it."""
+"""The plain types of the model of execve(2): the state of a process and of a file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class UserNamespace:
 
 @dataclass(frozen=True)
 class Process:
-    """What of a process's state has a say in execve(2).
+    """The state of a process, as far as execve(2) depends on it.
 
     effective, permitted, inheritable, ambient, bounding: its sets; see capabilities(7)
     uid, gid: its ids
@@ -110,13 +110,13 @@ class FileCaps:
 
 @dataclass(frozen=True)
 class File:
-    """What of a file has a say in execve(2).
+    """The state of a file, as far as execve(2) depends on it.
 
     path: what the reasons call it
     mode, uid, gid: permissions with the set-id bits, and the owner; see inode(7)
     caps: its capabilities, None for none
-    nosuid: also where the mount is another mount namespace's, or a user namespace's that does
-    not contain the process
+    nosuid: whether the mount is nosuid, or belongs to another mount namespace, or to a user
+    namespace that does not contain the process
     noexec: whether the mount executes nothing
     interpreter: the program that the first line of a script names
     is_program: whether the kernel can run it, be it through its interpreter

@@ -191,7 +191,7 @@ def test_supervisor_that_is_killed_is_told_of():
     @in_a_child
     def start():
         Caps.from_process().clear('cap_sys_admin').apply()  # else the program does not see it
-        with pytest.raises(RunError, match='/bin/sh could not be watched'):
+        with pytest.raises(RunError, match='the process that started it was killed'):
             run_as(['/bin/sh', '-c', 'kill -KILL $PPID'], None)
 
     start()
