@@ -11,7 +11,7 @@ from pathlib import Path
 
 import caps
 
-# Whoever may start the script chooses its arguments, so none of them names what it writes.
+# Anyone who may start the script chooses its arguments, so no argument names what it writes.
 ARCHIVES = Path(__file__).parent / 'archive'
 
 
