@@ -87,6 +87,17 @@ class FileCaps:
     root_id: int = 0
 
     @classmethod
+    def of(cls, caps: Caps) -> FileCaps | None:
+        """What `caps.Caps.from_file` found or `caps.Caps.apply` would write.
+
+        caps: the state.
+        Returns None for that of an unmarked file.
+        """
+        if caps.marked is False:
+            return None
+        return cls(caps.permitted, caps.inheritable, bool(caps.effective), caps.root_id)
+
+    @classmethod
     def from_xattr(cls, value: bytes) -> FileCaps:
         """The attribute as getxattr(2) has it.
 
