@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from caps.admin.manifest_text import Listed
 from caps.admin.places import stops
+from caps.system.packages import Digest
 from caps.system.path import strangers
 from caps.system.types import FileCaps
 
@@ -33,10 +34,10 @@ class Glance:
     def __exit__(self, *_: object) -> None:
         self._leave()
 
-    def is_as_listed(self, listed: Listed, md5: str | None) -> bool:
+    def is_as_listed(self, listed: Listed, recorded: Digest | None) -> bool:
         """Whether a file is as listed, in a place where only its owner and root can change it.
 
-        md5: of its content as its package has it
+        recorded: of its content, by its package
         """
         directory, _, name = listed.path.rpartition('/')
         if directory != self._directory or self._fd < 0:
@@ -55,7 +56,7 @@ class Glance:
                 and (info.st_uid, info.st_gid) == ids
                 and info.st_nlink == 1
                 and self._is_mark(os.getxattr(fd, NAME), listed)
-                and _is_content(fd, info.st_size, listed.sha256, md5)
+                and _is_content(fd, info.st_size, listed.sha256, recorded)
             )
         except OSError:
             return False
@@ -107,10 +108,13 @@ class Glance:
         return self._marks[key]
 
 
-def _is_content(fd: int, size: int, sha256: str | None, md5: str | None) -> bool:
-    wanted = sha256 or md5
-    if wanted is None or size > SIZE:
+def _is_content(fd: int, size: int, sha256: str | None, recorded: Digest | None) -> bool:
+    if size > SIZE:
         return False
     content = os.read(fd, size + 1)
-    make = hashlib.sha256 if sha256 else hashlib.md5
-    return make(content, usedforsecurity=False).hexdigest() == wanted
+    if sha256:
+        return hashlib.sha256(content).hexdigest() == sha256
+    if recorded:
+        made = hashlib.new(recorded.algorithm, content, usedforsecurity=False)
+        return made.hexdigest() == recorded.digits
+    return False

@@ -55,6 +55,8 @@ def _each(manifest: Manifest | ManifestFiles, *, is_acting: bool) -> Iterator[Dr
             there = (file.path for file in some if not file.sha256 and os.path.lexists(file.path))
             recorded = recorded_digests(there)
             for file in some:
-                md5 = recorded.get(file.path)
-                if not glance.is_as_listed(file, md5) and (drift := look(file, md5, is_acting)):
+                digest = recorded.get(file.path)
+                if not glance.is_as_listed(file, digest) and (
+                    drift := look(file, digest, is_acting)
+                ):
                     yield drift

@@ -20,6 +20,7 @@ from caps.admin.manifest_text import Listed
 from caps.admin.opening import opened_file, without_writers
 from caps.admin.transaction import AdminError, transaction
 from caps.system.meaning import amounts_to_root
+from caps.system.packages import Digest
 
 
 class Refusal(AdminError):
@@ -55,7 +56,7 @@ class Drift:
         return any(amounts_to_root(self.path, caps) for caps in (listed, self.actual) if caps)
 
 
-def look(listed: Listed, md5: str | None, is_acting: bool) -> Drift | None:
+def look(listed: Listed, recorded: Digest | None, is_acting: bool) -> Drift | None:
     """How a file is not as listed; where `is_acting` it is brought back."""
     try:
         os.lstat(listed.path)
@@ -71,7 +72,7 @@ def look(listed: Listed, md5: str | None, is_acting: bool) -> Drift | None:
         ids = listed.ids
         with opened_file(listed.path, ids[0], Refusal) as (_, fd), ExitStack() as held:
             is_disturbed = _hold(fd, ids[0], held) if is_acting else None
-            flaw = _content_flaw(listed, fd, md5)
+            flaw = _content_flaw(listed, fd, recorded)
             drift.actual = Caps.from_file(fd)
             drift.kind, drift.reason = _difference(listed, os.fstat(fd), ids, drift.actual, flaw)
             _judge(listed, os.fstat(fd), ids, flaw)
@@ -102,12 +103,14 @@ def _hold(fd: int, uid: int, held: ExitStack) -> Callable[[], bool]:
         return lambda: False
 
 
-def _content_flaw(listed: Listed, fd: int, md5: str | None) -> str | None:
+def _content_flaw(listed: Listed, fd: int, recorded: Digest | None) -> str | None:
     """Why what a file holds is not what was meant."""
     if listed.sha256:
-        return None if digest(fd, 'sha256') == listed.sha256 else 'has other content than listed'
-    if md5:
-        return None if digest(fd, 'md5') == md5 else "has other content than its package's"
+        is_same = digest(fd, 'sha256') == listed.sha256
+        return None if is_same else 'has other content than listed'
+    if recorded:
+        is_same = digest(fd, recorded.algorithm) == recorded.digits
+        return None if is_same else "has other content than its package's"
     return 'is of no package that is wholly installed, and no sha256 is listed'
 
 

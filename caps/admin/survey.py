@@ -16,7 +16,7 @@ from caps.admin.transaction import AdminError
 from caps.system.find import find
 from caps.system.launcher import LAUNCHER_CAPS
 from caps.system.look import look_at
-from caps.system.packages import recorded_digests
+from caps.system.packages import Digest, recorded_digests
 
 PathText = str | os.PathLike[str]
 PPY = re.compile(r'(.*)/(?:bin/([^/]+)|libexec/([^/]+)-[a-z0-9_]{8}/[^/]+)', re.DOTALL)
@@ -26,32 +26,34 @@ def survey(directories: Iterable[PathText]) -> tuple[Manifest, list[OSError]]:
     """What carries capabilities below directories, and what could not be looked at."""
     manifest = Manifest(searched=[os.path.abspath(directory) for directory in directories])
     problems: list[OSError] = []
-    contents: dict[str, tuple[str, str]] = {}
     for directory in manifest.searched:
         findings = find(directory)
         problems += findings.problems
-        for path, _ in without_ppy(findings.files):
+        paths = [path for path, _ in without_ppy(findings.files)]
+        recorded = recorded_digests(paths)
+        for path in paths:
             try:
-                with look_at(path) as look, look.opened() as fd:
-                    if fd is None:
-                        raise PermissionError(errno.EACCES, 'cannot be read', path)
-                    caps = Caps.from_file(fd)
-                    if not caps.marked:  # its owner has another file there by now
-                        continue
-                    contents[path] = digest(fd, 'md5'), digest(fd, 'sha256')
-                    info, mode = look.info, stat.S_IMODE(look.info.st_mode)
+                if listed := _listed(path, recorded.get(path)):
+                    manifest.files[path] = listed
             except FileNotFoundError:  # gone meanwhile
                 continue
             except OSError as error:
                 problems.append(OSError(error.errno, error.strerror, path))
-                continue
-            names = user_name(info.st_uid), group_name(info.st_gid)
-            manifest.files[path] = Listed(path, str(caps), *names, mode, caps.root_id)
-    recorded = recorded_digests(manifest.files)
-    for path, listed in manifest.files.items():
-        md5, sha256 = contents[path]
-        listed.sha256 = None if recorded.get(path) == md5 else sha256
     return manifest, problems
+
+
+def _listed(path: str, recorded: Digest | None) -> Listed | None:
+    """A file as it is; None where it is not marked."""
+    with look_at(path) as look, look.opened() as fd:
+        if fd is None:
+            raise PermissionError(errno.EACCES, 'cannot be read', path)
+        caps = Caps.from_file(fd)
+        if not caps.marked:  # its owner has another file there by now
+            return None
+        is_owned = recorded and digest(fd, recorded.algorithm) == recorded.digits
+        names = user_name(look.info.st_uid), group_name(look.info.st_gid)
+        mode, sha256 = stat.S_IMODE(look.info.st_mode), None if is_owned else digest(fd, 'sha256')
+        return Listed(path, str(caps), *names, mode, caps.root_id, sha256)
 
 
 def without_ppy(files: Iterable[tuple[str, Caps]]) -> Iterator[tuple[str, Caps]]:

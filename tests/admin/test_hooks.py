@@ -14,8 +14,8 @@ import pytest
 from caps import Caps
 from caps.admin import hooks
 from caps.admin.hooks import KINDS, SYSTEMD, after_packages
-from support import needs, needs_root, run
-from support.packages import make_package
+from support import needs, needs_root, require, run
+from support.packages import make_deb, make_pacman
 
 KILL = 'cap_kill=ep'
 APT = Path('/etc/apt/apt.conf.d/99caps')
@@ -50,6 +50,7 @@ def machine(scene, system_venv):
             # Managers that know of no package.
             ['-t', 'tmpfs', '-o', 'mode=755', 'none', root / 'var/lib'],
         ):
+            (root / 'var/lib/pacman').mkdir()
             for name in 'info', 'updates', 'triggers':
                 (root / 'var/lib/dpkg' / name).mkdir(parents=True)
             (root / 'var/lib/dpkg/status').touch()
@@ -74,12 +75,11 @@ def machine(scene, system_venv):
 @pytest.fixture
 def upgradable(machine):
     """The same with apt, a package whose program is marked and listed, and its two versions."""
-    if not shutil.which('apt-get'):
-        pytest.skip('no apt here')
+    require(shutil.which('apt-get'), 'apt')
     tool = '/opt/caps-tests-package/tool'
     for version in 'one', 'two':
         number = 1 + (version == 'two')
-        make_package(machine.at(f'/{version}.deb'), number, {tool: version})
+        make_deb(machine.at(f'/{version}'), number, {Path(tool): version})
     assert machine.do('dpkg', '-i', '/one.deb').returncode == 0
     Caps(KILL).apply(machine.at(tool))
     assert machine.caps('manifest', 'save', '/opt', '--into', '/etc/caps/manifest').returncode == 0
@@ -137,6 +137,26 @@ def test_upgrade_by_apt_or_dpkg_brings_the_mark_back(upgradable):
     (done := machine.caps('hooks', 'remove')).check_returncode()
     assert done.stdout == f'removed {DPKG}\n'
     assert not [path for path in (APT, DPKG) if machine.at(path).exists()]
+
+
+def test_upgrade_by_pacman_brings_the_mark_back(machine):
+    require(shutil.which('pacman'), 'pacman-package-manager')
+    machine.at('/etc/pacman.d').mkdir(exist_ok=True)
+    tool = Path('/opt/caps-tests-package/tool')
+    for number, version in enumerate(['one', 'two'], 1):
+        make_pacman(machine.at(f'/{version}'), number, {tool: version})
+    pacman = ['pacman', '--upgrade', '--noconfirm']
+    machine.do(*pacman, '/one.pkg.tar').check_returncode()
+    Caps(KILL).apply(machine.at(tool))
+    machine.caps('manifest', 'save', '/opt', '--into', '/etc/caps/manifest').check_returncode()
+    machine.caps('hooks', 'install').check_returncode()
+    done = machine.do(*pacman, '/two.pkg.tar', PYTHONPATH='/evil', PYTHONHOME='/evil')
+    assert (done.returncode, machine.at(tool).read_text()) == (0, 'two'), done
+    assert f'restored {tool} {KILL}' in done.stdout + done.stderr
+    assert mark(machine.at(tool)) == KILL
+    shutil.rmtree(machine.at('/opt/caps-tests'))
+    machine.do(*pacman, '/one.pkg.tar').check_returncode()
+    assert mark(machine.at(tool)) == ''
 
 
 GONE = {
@@ -302,8 +322,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(('spoil', 'reason'), REFUSED.values(), ids=REFUSED)
 def test_nothing_is_written_by_which_others_could_come_in(machine, accounts, spoil, reason):
-    if not machine.at('/etc/apt').exists():
-        pytest.skip('no apt here')
+    require(machine.at('/etc/apt').exists(), 'apt')
     spoil(machine, accounts.attacker.uid)
     before = {path: machine.at(path).read_bytes() for path in (DPKG,) if machine.at(path).exists()}
     done = machine.caps('hooks', 'install')

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -28,9 +29,9 @@ from caps.admin.survey import survey
 from caps.admin.transaction import AdminError
 from caps.cli import main
 from caps.system.packages import recorded_digests
-from support import SOAK, needs, needs_root, run
+from support import SOAK, needs, needs_root, require, run
 from support.attacks import PYTHON
-from support.packages import make_package
+from support.packages import MAKE
 
 KILL = 'cap_kill=ep'
 NAMES = st.binary(min_size=1).filter(lambda name: b'\0' not in name).map(os.fsdecode)
@@ -812,54 +813,84 @@ def test_digests_are_those_of_the_files_as_their_packages_have_them():
     recorded = recorded_digests([*paths, *strange])
     for path in paths:
         with open(path, 'rb') as file:
-            assert recorded.pop(path) == hashlib.md5(file.read()).hexdigest()
+            assert recorded.pop(path) == ('md5', hashlib.md5(file.read()).hexdigest())
     assert recorded == {}
 
 
-# In a mount namespace whose dpkg knows of this package alone.
+@needs_root
+def test_no_variable_leads_to_another_database(scene, monkeypatch, accounts):
+    """Which an account that has sudo for caps alone could have filled."""
+    for name in 'DPKG_ADMINDIR', 'DPKG_ROOT', 'RPM_CONFIGDIR', 'HOME', 'PATH':
+        monkeypatch.setenv(name, str(scene))
+    test_digests_are_those_of_the_files_as_their_packages_have_them()
+
+
+# In a mount namespace whose package manager knows of this package alone.
 UPGRADE = """
 set -e
-mount -t tmpfs -o mode=755 none /var/lib/dpkg
-mkdir /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers
-touch /var/lib/dpkg/status
+caps="$1 -m caps"
+for directory in /var/lib/dpkg /var/lib/pacman $4; do
+    ! test -d $directory || mount -t tmpfs -o mode=755 none $directory
+done
+if test -d /var/lib/dpkg; then
+    mkdir /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers
+    touch /var/lib/dpkg/status
+fi
 cd "$0"
-dpkg -i one.deb >&2
-"$1" -m caps set cap_kill=ep "$0/opt/tool"
-"$1" -m caps manifest save "$0/opt" --into "$0/manifest"
-dpkg -i two.deb >&2
-"$1" -m caps manifest check "$0/manifest" || echo "check $?"
-"$1" -m caps manifest restore "$0/manifest"; echo "restore $?"
-"$1" -m caps manifest check "$0/manifest"; echo "check $?"
-"$1" -m caps remove "$0/opt/tool"
-dpkg --unpack one.deb >&2
-"$1" -m caps manifest restore "$0/manifest" || echo "unpacked $?"
-dpkg --configure caps-tests >&2
-"$1" -m caps manifest restore "$0/manifest"; echo "configured $?"
-echo evil >> "$0/opt/tool"
-"$1" -m caps manifest restore "$0/manifest" || echo "changed $?"
+$2 one.* >&2
+$caps set cap_kill=ep opt/tool
+$caps set cap_kill=i opt/settings
+$caps manifest save "$0/opt" --into "$0/manifest"
+$2 two.* >&2
+$caps manifest check manifest || echo "check $?"
+$caps manifest restore manifest; echo "restore $?"
+$caps manifest check manifest; echo "check $?"
+$caps remove opt/tool
+if test -n "$3"; then
+    dpkg --unpack one.deb >&2
+    $caps manifest restore manifest || echo "unpacked $?"
+    dpkg --configure caps-tests >&2
+    $caps manifest restore manifest; echo "configured $?"
+fi
+echo evil >> opt/tool
+$caps manifest restore manifest || echo "changed $?"
 """
+INSTALL = {
+    'dpkg': ['dpkg -i', 'dpkg'],
+    'rpm': ['rpm --upgrade --nodeps', ''],
+    'pacman': ['pacman --upgrade --noconfirm', ''],
+}
 
 
 @needs('cap_sys_admin')
 @needs_root
-def test_mark_comes_back_after_an_upgrade_by_dpkg(scene):
-    if not shutil.which('dpkg-deb'):
-        return
+@pytest.mark.parametrize('manager', INSTALL)
+def test_mark_comes_back_after_an_upgrade(scene, manager):
+    require(shutil.which(manager), manager)
+    tool, settings = scene / 'opt/tool', scene / 'opt/settings'
     for number, version in enumerate(['one', 'two'], 1):
-        make_package(scene / f'{version}.deb', number, {scene / 'opt/tool': version})
-    done = run('unshare', '--mount', 'sh', '-c', UPGRADE, scene, sys.executable)
-    tool = f'{scene}/opt/tool'
-    assert 'sha256' not in (scene / 'manifest').read_text()
-    assert done.stdout.splitlines() == [
+        MAKE[manager](scene / version, number, {tool: version, settings: 'same'}, [settings])
+    database = Path(run('rpm', '-E', '%_dbpath').stdout.strip()) if manager == 'rpm' else scene
+    is_there = database.exists()
+    database.mkdir(exist_ok=True, parents=True)
+    words = [scene, sys.executable, *INSTALL[manager], database if manager == 'rpm' else '']
+    done = run('unshare', '--mount', 'sh', '-c', UPGRADE, *words)
+    if not is_there:
+        database.rmdir()
+    assert (scene / 'manifest').exists(), done.stdout + done.stderr
+    digests = [line for line in (scene / 'manifest').read_text().splitlines() if 'sha256' in line]
+    assert [line.split()[1] for line in digests] == [str(settings)]  # which the admin may change
+    restored = f'restored {tool} {KILL}'
+    unpacked = ['unpacked 1', restored, 'configured 0'] if manager == 'dpkg' else []
+    assert [line for line in done.stdout.splitlines() if str(settings) not in line] == [
         f'lost        {tool} has none, not {KILL}',
         'check 1',
-        f'restored {tool} {KILL}',
+        restored,
         'restore 0',
         'check 0',
-        'unpacked 1',
-        f'restored {tool} {KILL}',
-        'configured 0',
+        *unpacked,
         'changed 1',
     ], done.stdout + done.stderr
-    assert 'is of no package that is wholly installed' in done.stderr
+    if manager == 'dpkg':
+        assert 'is of no package that is wholly installed' in done.stderr
     assert "has other content than its package's" in done.stderr
