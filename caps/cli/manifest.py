@@ -50,8 +50,8 @@ examples:
 RESTORE = """\
 A file gets its owner, group, mode and capabilities back only where it is regular, has one name, is
 root's or the listed owner's, lies in directories that only these two can change, and holds what the
-listed sha256 or its package says. Otherwise it stays as it is, and the exit status is 1. FILE must be
-root's alone.
+listed sha256 or its package says. Otherwise it stays as it is, and the exit status is 1. FILE must
+be root's alone.
 
 examples:
   sudo caps manifest restore --dry-run
