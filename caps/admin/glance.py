@@ -8,7 +8,7 @@ import os
 import stat
 from contextlib import suppress
 
-from caps.admin.manifest_text import Listed
+from caps.admin.listed import Listed
 from caps.admin.places import stops
 from caps.system.packages import Digest
 from caps.system.path import strangers

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from caps.admin.glance import Glance
+from caps.admin.listed import Manifest
 from caps.admin.manifest_files import ManifestFiles
-from caps.admin.manifest_text import Manifest
 from caps.admin.restoring import Drift, look, shown
 from caps.admin.survey import without_ppy
 from caps.admin.transaction import AdminError

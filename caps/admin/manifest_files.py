@@ -9,7 +9,8 @@ from io import BytesIO
 from typing import BinaryIO
 
 from caps.accounts import user_name
-from caps.admin.manifest_text import Listed, Manifest, lines_of, merged
+from caps.admin.listed import Listed, Manifest
+from caps.admin.manifest_text import lines_of, merged
 from caps.admin.opening import opened_file
 from caps.admin.rewriting import replace, rewriting
 from caps.admin.transaction import AdminError

@@ -15,128 +15,17 @@ on a line of their own or behind an entry, and stay where they are.
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
-from caps import Caps
-from caps.accounts import id_of
+from caps.admin.listed import Listed, Manifest
+from caps.admin.words import ManifestError, quoted, words_of
 
 SIZE = 1 << 20  # bytes of a line
-WORD = re.compile(r'[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s"\\]+))(?=[ \t]|$)')
-ESCAPE = re.compile(r'\\(x[0-9a-fA-F]{2}|.)')
 DIGEST = re.compile('[0-9a-f]{64}')
 # Nearly every line: it is read so ten times faster.
 _WORD = r'([^\s"\\#][^\s"\\]*)'
 PLAIN = re.compile(
     rf'file (/[^\s"\\]+) {_WORD} {_WORD} {_WORD} ([0-7]{{1,4}})(?: sha256=([0-9a-f]{{64}}))?\n?'
 )
-
-
-class ManifestError(ValueError):
-    """What is wrong with a line of a manifest."""
-
-
-@dataclass(slots=True)
-class Listed:
-    """A file as it is to be.
-
-    path: absolute
-    text, root_id: its capabilities, the text being for a kernel that may know more than this one
-    owner, group: by name, or by number in digits where there is no name
-    mode: its permissions
-    sha256: of its content, None for what a package manager verifies
-    """
-
-    path: str
-    text: str
-    owner: str
-    group: str
-    mode: int
-    root_id: int = 0
-    sha256: str | None = None
-
-    @property
-    def ids(self) -> tuple[int, int]:
-        """The numbers of its owner and group; raises LookupError where there is no such account."""
-        return id_of('user', _account(self.owner)), id_of('group', _account(self.group))
-
-    @property
-    def caps(self) -> Caps:
-        """Its capabilities; raises ValueError where this kernel does not know one."""
-        caps = Caps(self.text)
-        caps.root_id = self.root_id
-        return caps
-
-    def __str__(self) -> str:
-        words = ['file', quoted(self.path), quoted(self.text), quoted(self.owner)]
-        words += [quoted(self.group), f'{self.mode:o}']
-        words += [f'rootid={self.root_id}'] if self.root_id else []
-        words += [f'sha256={self.sha256}'] if self.sha256 else []
-        return ' '.join(words)
-
-
-@dataclass
-class Manifest:
-    """What a manifest says: files by path, and the directories that were searched for them."""
-
-    files: dict[str, Listed] = field(default_factory=dict)
-    searched: list[str] = field(default_factory=list)
-
-    def each(self) -> Iterator[Listed]:
-        """The files."""
-        yield from self.files.values()
-
-    def __contains__(self, path: str) -> bool:
-        return path in self.files
-
-
-def _account(name: str) -> str | int:
-    return int(name) if name.isdecimal() else name
-
-
-def quoted(word: str) -> str:
-    """A word as it is written, in printable characters."""
-    if word and word.isprintable() and not set(word) & set(' "\\') and word[0] != '#':
-        return word
-    return '"' + ''.join(map(_escaped, word)) + '"'
-
-
-def _escaped(char: str) -> str:
-    if char in '"\\':
-        return '\\' + char
-    if char.isprintable():
-        return char
-    return ''.join(f'\\x{byte:02x}' for byte in os.fsencode(char))
-
-
-def _unescaped(text: str) -> str:
-    def byte(match: re.Match[str]) -> bytes:
-        code = match[1]
-        if code in ('"', '\\'):
-            return code.encode()
-        if len(code) != 3:
-            raise ManifestError(f'\\{code} means nothing')
-        return bytes([int(code[1:], 16)])
-
-    parts, end = [], 0
-    for match in ESCAPE.finditer(text):
-        parts += [os.fsencode(text[end : match.start()]), byte(match)]
-        end = match.end()
-    return os.fsdecode(b''.join([*parts, os.fsencode(text[end:])]))
-
-
-def words_of(line: str) -> tuple[list[str], str]:
-    """The words of a line, and its comment with the blanks before that."""
-    words: list[str] = []
-    place = 0
-    while rest := line[place:].strip(' \t'):
-        if rest[0] == '#':
-            return words, line[place:]
-        match = WORD.match(line, place)
-        if not match:
-            raise ManifestError('a quote is not closed, or there is no blank beside it')
-        words.append(_unescaped(match[1]) if match[1] is not None else match[2])
-        place = match.end()
-    return words, ''
 
 
 def entry(words: list[str]) -> Listed | str:

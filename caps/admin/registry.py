@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from caps.admin.copies import is_ours, sync, write_copy
-from caps.admin.manifest_text import ManifestError, quoted, words_of
 from caps.admin.opening import refuse
 from caps.admin.places import stops
 from caps.admin.transaction import AdminError, lock, unlock
+from caps.admin.words import ManifestError, quoted, words_of
 from caps.system.look import part
 from caps.system.path import strangers
 

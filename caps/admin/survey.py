@@ -10,7 +10,7 @@ from contextlib import suppress
 from caps import Caps
 from caps.accounts import user_name
 from caps.admin.installation import recorded
-from caps.admin.manifest_text import Listed, Manifest
+from caps.admin.listed import Listed, Manifest
 from caps.admin.restoring import digest, group_name
 from caps.admin.transaction import AdminError
 from caps.system.find import find

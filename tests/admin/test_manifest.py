@@ -21,12 +21,14 @@ from hypothesis import strategies as st
 from caps import Caps
 from caps.admin import restoring, rewriting
 from caps.admin import survey as surveying
+from caps.admin.listed import Listed, Manifest
 from caps.admin.manifest import check, restore
 from caps.admin.manifest_files import ManifestFiles, save
-from caps.admin.manifest_text import Listed, Manifest, ManifestError, lines_of, quoted, words_of
+from caps.admin.manifest_text import lines_of
 from caps.admin.ppy import install
 from caps.admin.survey import survey
 from caps.admin.transaction import AdminError
+from caps.admin.words import ManifestError, quoted, words_of
 from caps.cli import main
 from caps.system.packages import recorded_digests
 from support import SOAK, needs, needs_root, require, run

@@ -1,0 +1,66 @@
+"""What a manifest lists."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from caps import Caps
+from caps.accounts import id_of
+from caps.admin.words import quoted
+
+
+@dataclass(slots=True)
+class Listed:
+    """A file as it is to be.
+
+    path: absolute
+    text, root_id: its capabilities, the text being for a kernel that may know more than this one
+    owner, group: by name, or by number in digits where there is no name
+    mode: its permissions
+    sha256: of its content, None for what a package manager verifies
+    """
+
+    path: str
+    text: str
+    owner: str
+    group: str
+    mode: int
+    root_id: int = 0
+    sha256: str | None = None
+
+    @property
+    def ids(self) -> tuple[int, int]:
+        """The numbers of its owner and group; raises LookupError where there is no such account."""
+        return id_of('user', _account(self.owner)), id_of('group', _account(self.group))
+
+    @property
+    def caps(self) -> Caps:
+        """Its capabilities; raises ValueError where this kernel does not know one."""
+        caps = Caps(self.text)
+        caps.root_id = self.root_id
+        return caps
+
+    def __str__(self) -> str:
+        words = ['file', quoted(self.path), quoted(self.text), quoted(self.owner)]
+        words += [quoted(self.group), f'{self.mode:o}']
+        words += [f'rootid={self.root_id}'] if self.root_id else []
+        words += [f'sha256={self.sha256}'] if self.sha256 else []
+        return ' '.join(words)
+
+
+@dataclass
+class Manifest:
+    """What a manifest says: files by path, and the directories that were searched for them."""
+
+    files: dict[str, Listed] = field(default_factory=dict)
+    searched: list[str] = field(default_factory=list)
+
+    def each(self) -> Iterator[Listed]:
+        """The files."""
+        yield from self.files.values()
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.files
+
+
+def _account(name: str) -> str | int:
+    return int(name) if name.isdecimal() else name
