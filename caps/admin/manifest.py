@@ -6,9 +6,10 @@ from itertools import islice
 
 from caps.admin.glance import Glance
 from caps.admin.listed import Manifest
+from caps.admin.made import look_at_made
 from caps.admin.manifest_files import ManifestFiles
 from caps.admin.restoring import Drift, look, shown
-from caps.admin.survey import without_ppy
+from caps.admin.survey import without_made
 from caps.admin.transaction import AdminError
 from caps.system.find import find
 from caps.system.packages import recorded_digests
@@ -28,7 +29,7 @@ def check(manifest: Manifest | ManifestFiles) -> tuple[list[Drift], list[OSError
             continue
         problems += findings.problems
         unlisted = (found for found in findings.files if found[0] not in manifest)
-        for path, caps in without_ppy(unlisted):
+        for path, caps in without_made(unlisted, manifest.made):
             drifts.append(Drift('unexpected', path, None, f'has {shown(caps)}', caps))
     return in_order(drifts), problems
 
@@ -49,6 +50,9 @@ def in_order(drifts: Iterable[Drift]) -> list[Drift]:
 
 
 def _each(manifest: Manifest | ManifestFiles, *, is_acting: bool) -> Iterator[Drift]:
+    for made in manifest.made.values():
+        if drift := look_at_made(made, is_acting):
+            yield drift
     files = manifest.each()
     with Glance() as glance:
         while some := [*islice(files, AT_ONCE)]:

@@ -9,8 +9,8 @@ from io import BytesIO
 from typing import BinaryIO
 
 from caps.accounts import user_name
-from caps.admin.listed import Listed, Manifest
-from caps.admin.manifest_text import lines_of, merged
+from caps.admin.listed import Listed, Made, Manifest
+from caps.admin.manifest_text import Said, lines_of, merged
 from caps.admin.opening import opened_file
 from caps.admin.rewriting import replace, rewriting
 from caps.admin.transaction import AdminError
@@ -26,12 +26,13 @@ class ManifestFiles:
 
     files: by default /etc/caps/manifest and /etc/caps/manifest.d
     is_trusted: whether they are to be acted on, so that each must be root's alone
-    searched: the directories that were searched
+    searched, made: the directories that were searched, and what caps has made
     Raises ManifestError for a line that is not understood, and AdminError or OSError.
     """
 
     def __init__(self, files: Collection[PathText], *, is_trusted: bool) -> None:
         self.searched: list[str] = []
+        self.made: dict[str, Made] = {}
         self._files: list[tuple[str, BinaryIO]] = []
         self._listed = set[int]()
         self._again = set[str]()
@@ -40,8 +41,10 @@ class ManifestFiles:
         for path in [os.path.abspath(file) for file in files] or places():
             self._files.append((path, held.enter_context(_opened(path, is_trusted))))
         for said in self._said():
-            if not isinstance(said, Listed):
+            if isinstance(said, str):
                 self.searched += [said] * (said not in self.searched)
+            elif not isinstance(said, Listed):
+                self.made[said.path] = said
             elif said.path in self:
                 self._again.add(said.path)
             else:
@@ -61,7 +64,7 @@ class ManifestFiles:
                     yield said
         yield from last.values()
 
-    def _said(self) -> Iterator[Listed | str]:
+    def _said(self) -> Iterator[Said]:
         for path, file in self._files:
             file.seek(0)
             for _, said, _ in lines_of(iter(lambda: file.readline(LINE), b''), path):  # noqa: B023

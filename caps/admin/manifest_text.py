@@ -1,4 +1,4 @@
-r"""The text of a manifest: which files carry which capabilities, a line each, and where to look.
+r"""The text of a manifest: what carries which capabilities, a line each, and where to look.
 
 ::
 
@@ -6,6 +6,8 @@ r"""The text of a manifest: which files carry which capabilities, a line each, a
     search /usr
     file /usr/bin/ping cap_net_raw=ep root root 755
     file "/srv/my backup.py" cap_dac_read_search=i backup backup 750 sha256=...
+    ppy /usr/local ppy /opt/caps/bin/python allow=cap_net_raw group=operator
+    venv /srv/app/venv cap_net_raw=ep app group=app
 
 A word with blanks, quotes, backslashes, a leading # or anything that is not printable is written in
 double quotes, in which ``\"``, ``\\`` and ``\xHH``, a byte, are what C has.  Comments begin with #,
@@ -16,7 +18,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from caps.admin.listed import Listed, Manifest
+from caps.admin.listed import Listed, ListedPpy, ListedVenv, Made, Manifest
 from caps.admin.words import ManifestError, quoted, words_of
 
 SIZE = 1 << 20  # bytes of a line
@@ -27,9 +29,11 @@ PLAIN = re.compile(
     rf'file (/[^\s"\\]+) {_WORD} {_WORD} {_WORD} ([0-7]{{1,4}})(?: sha256=([0-9a-f]{{64}}))?\n?'
 )
 
+Said = Listed | Made | str
 
-def entry(words: list[str]) -> Listed | str:
-    """What a line says: a file, or a directory to search.
+
+def entry(words: list[str]) -> Said:
+    """What a line says: a file, a ppy, an environment, or a directory to search.
 
     Raises ManifestError for anything that is not wholly understood.
     """
@@ -43,8 +47,32 @@ def entry(words: list[str]) -> Listed | str:
             for option in options:
                 _set(listed, *option.partition('=')[::2])
             return listed
+        case ['ppy', prefix, name, interpreter, *options] if '/' not in name:
+            ppy = ListedPpy(_path(prefix), _name(name), _path(interpreter))
+            for option in options:
+                _choose(ppy, *option.partition('=')[::2])
+            return ppy
+        case ['venv', path, text, owner, *options]:
+            venv = ListedVenv(_path(path), text, _name(owner))
+            for option in options:
+                _choose(venv, *option.partition('=')[::2])
+            return venv
         case _:
-            raise ManifestError('a line is "search DIR" or "file PATH CAPS OWNER GROUP MODE"')
+            raise ManifestError(
+                'a line is "search DIR", "file PATH CAPS OWNER GROUP MODE", '
+                '"ppy PREFIX NAME INTERPRETER" or "venv DIR CAPS OWNER"'
+            )
+
+
+def _choose(made: Made, name: str, value: str) -> None:
+    if name == 'group' and value and made.group is None:
+        made.group = _name(value)
+    elif name == 'allow' and value and isinstance(made, ListedPpy) and not made.text:
+        made.text = value
+    elif name in ('setuid', 'allow-root') and not value and isinstance(made, ListedPpy):
+        setattr(made, name.replace('-', '_'), True)
+    else:
+        raise ManifestError(f'{name}={value} is not an option of a ppy or an environment')
 
 
 def _set(listed: Listed, name: str, value: str) -> None:
@@ -68,7 +96,7 @@ def _name(name: str) -> str:
     return name
 
 
-def lines_of(content: Iterable[bytes], name: str) -> Iterator[tuple[str, Listed | str | None, str]]:
+def lines_of(content: Iterable[bytes], name: str) -> Iterator[tuple[str, Said | None, str]]:
     """Each line, what it says (None for nothing) and its comment.
 
     content: the lines as bytes
@@ -101,9 +129,11 @@ def lines_of(content: Iterable[bytes], name: str) -> Iterator[tuple[str, Listed 
 
 def merged(content: Iterable[bytes], name: str, news: Manifest) -> Iterator[str]:
     """The lines of a manifest with what is news changed in place or added at the end."""
-    left, searched = dict(news.files), [*news.searched]
+    files, made, searched = dict(news.files), dict(news.made), [*news.searched]
     for line, said, comment in lines_of(content, name):
-        if isinstance(said, Listed) and said.path in news.files:
+        left: dict[str, Listed] | dict[str, Made] = files if isinstance(said, Listed) else made
+        known = news.files if isinstance(said, Listed) else news.made
+        if said is not None and not isinstance(said, str) and said.path in known:
             if said.path in left:
                 yield f'{left.pop(said.path)}{comment}'
         else:
@@ -111,4 +141,5 @@ def merged(content: Iterable[bytes], name: str, news: Manifest) -> Iterator[str]
             if isinstance(said, str) and said in searched:
                 searched.remove(said)
     yield from (f'search {quoted(path)}' for path in searched)
-    yield from map(str, left.values())
+    yield from map(str, files.values())
+    yield from map(str, made.values())

@@ -4,13 +4,14 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from caps import Caps
 from caps.accounts import user_name
 from caps.admin.installation import recorded
-from caps.admin.listed import Listed, Manifest
+from caps.admin.listed import Listed, Made, Manifest
+from caps.admin.made import is_python_of, made_below
 from caps.admin.restoring import digest, group_name
 from caps.admin.transaction import AdminError
 from caps.system.find import find
@@ -25,11 +26,12 @@ PPY = re.compile(r'(.*)/(?:bin/([^/]+)|libexec/([^/]+)-[a-z0-9_]{8}/[^/]+)', re.
 def survey(directories: Iterable[PathText]) -> tuple[Manifest, list[OSError]]:
     """What carries capabilities below directories, and what could not be looked at."""
     manifest = Manifest(searched=[os.path.abspath(directory) for directory in directories])
+    manifest.made = {made.path: made for made in made_below(manifest.searched)}
     problems: list[OSError] = []
     for directory in manifest.searched:
         findings = find(directory)
         problems += findings.problems
-        paths = [path for path, _ in without_ppy(findings.files)]
+        paths = [path for path, _ in without_made(findings.files, manifest.made)]
         recorded = recorded_digests(paths)
         for path in paths:
             try:
@@ -56,10 +58,16 @@ def _listed(path: str, recorded: Digest | None) -> Listed | None:
         return Listed(path, str(caps), *names, mode, caps.root_id, sha256)
 
 
-def without_ppy(files: Iterable[tuple[str, Caps]]) -> Iterator[tuple[str, Caps]]:
-    """Files but for those of an installed ppy, which each installation writes anew and proves."""
+def without_made(
+    files: Iterable[tuple[str, Caps]], listed: Mapping[str, Made]
+) -> Iterator[tuple[str, Caps]]:
+    """Files but for those of a ppy that is installed, and of environments that are listed.
+
+    Each installation and each mark writes these anew and proves them.
+    """
     for path, caps in files:
-        if not _is_of_ppy(path, caps):
+        venv = listed.get(os.path.dirname(os.path.dirname(path)))
+        if not (_is_of_ppy(path, caps) or (venv and is_python_of(venv, path, caps))):
             yield path, caps
 
 

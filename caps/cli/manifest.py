@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from caps.admin.restoring import Drift
 
 EXAMPLES = """\
-A manifest is text with a line for each file. The line of a file that no package owns has its sha256
-too. An installed ppy is left out: caps ppy status looks at that.
+A manifest is text with a line for each file, each installed ppy and each marked environment. The
+line of a file that no package owns has its sha256 too.
 
 examples:
   sudo caps manifest save /usr /srv --into /etc/caps/manifest

@@ -19,21 +19,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caps import Caps
-from caps.admin import restoring, rewriting
+from caps.admin import registry, restoring, rewriting
 from caps.admin import survey as surveying
 from caps.admin.listed import Listed, Manifest
 from caps.admin.manifest import check, restore
 from caps.admin.manifest_files import ManifestFiles, save
 from caps.admin.manifest_text import lines_of
-from caps.admin.ppy import install
+from caps.admin.ppy import install, remove
 from caps.admin.survey import survey
 from caps.admin.transaction import AdminError
+from caps.admin.venv import mark as mark_environment
+from caps.admin.venv import unmark as unmark_environment
 from caps.admin.words import ManifestError, quoted, words_of
 from caps.cli import main
 from caps.system.packages import recorded_digests
 from support import SOAK, needs, needs_root, require, run
 from support.attacks import PYTHON
 from support.packages import MAKE
+from support.venvs import make_venv
 
 KILL = 'cap_kill=ep'
 NAMES = st.binary(min_size=1).filter(lambda name: b'\0' not in name).map(os.fsdecode)
@@ -105,6 +108,13 @@ HOSTILE = {
     'an unknown escape': r'search "/\n"',
     'half an escape': r'search "/\x4"',
     'text beside a quote': 'search "/a"b',
+    'a ppy without an interpreter': 'ppy /usr/local ppy',
+    'a ppy elsewhere': 'ppy /usr/local ../ppy /usr/bin/python3',
+    'a ppy with half an option': 'ppy /usr/local ppy /usr/bin/python3 allow=',
+    'a ppy with an unknown option': 'ppy /usr/local ppy /usr/bin/python3 proof=no',
+    'a relative environment': 'venv srv cap_kill=ep root',
+    'an environment of nobody': 'venv /srv cap_kill=ep',
+    'an environment for root': 'venv /srv cap_kill=ep root setuid',
     'no owner': 'file /bin/sh = "" root 755',
     'Latin-1': b'search /\xe4',
     'endless': 'search /' + 'a' * (1 << 22),
@@ -801,6 +811,101 @@ def test_random_drifts_are_restored_or_refused_as_a_model_says(memory, accounts)
             [is_granted] if before[1:] != after or not is_granted else []
         )
         assert state(tool) == ((before[0], *after) if is_granted else before)
+
+
+# ---- What caps has made ----
+
+
+@pytest.fixture
+def made(scene, system_venv, accounts, monkeypatch):
+    """A manifest of an installed ppy and of a marked environment of an account's."""
+    monkeypatch.setattr(registry, 'PLACE', str(scene / 'registry'))
+    (scene / 'prefix').mkdir()
+    python = str(system_venv / 'bin/python')
+    options = {'allow': 'cap_net_raw,cap_kill', 'group': accounts.owner.name}
+    install(python, scene / 'prefix', 'ppy-app', allow_root=True, **options)
+    venv, owner = scene / 'app/venv', accounts.owner
+    make_venv('/usr/bin/python3', venv)
+    run('chown', '-R', f'{owner.uid}:{owner.gid}', scene / 'app', check=True)
+    mark_environment(venv, Caps('cap_net_raw=ep'), owner.name)
+    manifest, problems = survey([scene])
+    assert problems == []
+    return SimpleNamespace(scene=scene, venv=venv, manifest=manifest, python=python, owner=owner)
+
+
+@needs_root
+def test_ppy_and_environment_are_entries_that_are_made_again(made):
+    prefix, venv, owner = made.scene / 'prefix', made.venv, made.owner.name
+    file = made.scene / 'manifest'
+    comment = '# mine'
+    file.write_text(f'venv {venv} cap_kill=ep root {comment}\n')
+    save(made.manifest, file)
+    assert file.read_text().splitlines() == [
+        f'venv {venv} cap_net_raw=ep {owner} group={owner} {comment}',
+        f'search {made.scene}',
+        f'ppy {prefix} ppy-app {made.python} allow=cap_kill,cap_net_raw group={owner} allow-root',
+    ]
+    listed = ManifestFiles([file], is_trusted=True)
+    assert check(listed) == ([], [])
+    install(made.python, prefix, 'ppy-app', reset=True)
+    unmark_environment(venv)
+    kinds = {(drift.kind, drift.path, drift.amounts_to_root) for drift in check(listed)[0]}
+    assert kinds == {('changed', f'{prefix}/bin/ppy-app', False), ('lost', str(venv), False)}
+    assert [drift.refusal for drift in restore(listed)] == [None, None]
+    assert check(listed) == ([], [])
+    remove(prefix, 'ppy-app')
+    assert [drift.kind for drift in check(listed)[0]] == ['missing']
+    assert [drift.refusal for drift in restore(listed)] == [None]
+    assert check(listed) == ([], [])
+
+
+def of_another(made, uid):
+    run('chown', '-R', f'{uid}:{uid}', made.scene / 'app', check=True)
+
+
+def in_a_directory_of_another(made, uid):
+    os.chown(made.scene / 'app', uid, uid)
+
+
+def in_an_open_directory(made, uid):
+    (made.venv / 'bin').chmod(0o777)
+
+
+def gone(made, uid):
+    shutil.rmtree(made.venv)
+
+
+def linked_to_another(made, uid):
+    made.venv.rename(made.scene / 'evil')
+    made.venv.symlink_to(made.scene / 'evil')
+    os.chown(made.scene / 'evil/bin', uid, uid)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    'spoil',
+    [of_another, in_a_directory_of_another, in_an_open_directory, gone, linked_to_another],
+    ids=lambda spoil: spoil.__name__,
+)
+def test_environment_that_is_not_the_one_that_was_meant_is_not_marked(made, accounts, spoil):
+    unmark_environment(made.venv)
+    spoil(made, accounts.attacker.uid)
+    (drift,) = restore(made.manifest)
+    assert drift.refusal
+    assert not [path for path in made.scene.rglob('app/venv/bin/*') if is_marked(path)]
+
+
+def is_marked(path):
+    return path.is_file() and Caps.from_file(path).marked
+
+
+@needs_root
+def test_ppy_is_not_installed_where_others_can_change_it(made, accounts):
+    remove(made.scene / 'prefix', 'ppy-app')
+    os.chown(made.scene / 'prefix/bin', accounts.attacker.uid, -1)
+    (drift,) = restore(made.manifest)
+    assert 'belongs to uid' in drift.refusal
+    assert os.listdir(made.scene / 'prefix/bin') == []
 
 
 # ---- Packages ----
