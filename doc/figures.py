@@ -152,7 +152,7 @@ def execve_figure() -> str:
 def launch_figure() -> str:
     """One launch of a script that is marked cap_net_raw=i."""
     caller = Process(uid=Ids(1000, 1000, 1000), gid=Ids(1000, 1000, 1000))
-    ppy = File('ppy', caps=FileCaps(LAUNCHER_CAPS.permitted, effective=True))
+    ppy = File('ppy', caps=FileCaps.of(LAUNCHER_CAPS))
     mark = FileCaps(inheritable=CapSet('cap_net_raw'))
     script = File('script.py', uid=1001, gid=1001, caps=mark)
     copy = File('python3', 0o700, caps=FileCaps(inheritable=CapSet.all()))

@@ -192,7 +192,7 @@ def test_owner_who_is_not_in_the_namespace_is_named(program, accounts, system_ve
     done = run(*command, account=owner)
     if 'unshare' in done.stderr:
         pytest.skip(done.stderr)
-    assert 'only from outside' in done.stdout, done.stderr
+    assert 'can only be marked from outside' in done.stdout, done.stderr
     assert 'setcap' not in done.stdout
 
 

@@ -18,7 +18,7 @@ from caps.cli.completion import places
 from support import CHILDREN, ROOT, require, run
 
 MODULES = caps, caps.audit, caps.explain.execve, caps.admin.ppy, caps.system.types
-ALIASES = {'caps.File', 'caps.Members'}  # of types, in signatures
+ALIASES = {'caps.AnyFile', 'caps.Members'}  # of types, in signatures
 
 
 @pytest.fixture(scope='module')
