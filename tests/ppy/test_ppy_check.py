@@ -99,45 +99,50 @@ class Scene:
 
 
 GOOD = {
-    'as it should be': lambda it: None,
-    'without a capability': lambda it: it.mark('='),
-    'in a directory of its owner': lambda it: it.owner(it.accounts.owner.uid, 0, it.here),
-    'by a link': lambda it: it.name(os.symlink('script.py', it.here / 'link') or it.here / 'link'),
-    'with a hostile name': lambda it: it.rename("\n'\x1b[m\udcff"),
+    'as it should be': lambda case: None,
+    'without a capability': lambda case: case.mark('='),
+    'in a directory of its owner': lambda case: case.owner(case.accounts.owner.uid, 0, case.here),
+    'by a link': lambda case: case.name(
+        os.symlink('script.py', case.here / 'link') or case.here / 'link'
+    ),
+    'with a hostile name': lambda case: case.rename("\n'\x1b[m\udcff"),
 }
 ABSENT = {
-    'absent': lambda it: it.name(it.here / 'absent'),
-    'below a file': lambda it: it.name(it.script / 'below'),
-    'a dangling link': lambda it: it.name(os.symlink('x', it.here / 'y') or it.here / 'y'),
-    'absent, with a hostile name': lambda it: it.name(it.here / "\n'\x1b[m\udcff"),
+    'absent': lambda case: case.name(case.here / 'absent'),
+    'below a file': lambda case: case.name(case.script / 'below'),
+    'a dangling link': lambda case: case.name(os.symlink('x', case.here / 'y') or case.here / 'y'),
+    'absent, with a hostile name': lambda case: case.name(case.here / "\n'\x1b[m\udcff"),
 }
 WRONG = {
-    'unmarked': lambda it: Caps.remove(it.script),
-    'of a user namespace': lambda it: it.mark('cap_net_raw=i', 1000),
-    'writable by its group': lambda it: it.mode(0o775),
-    'writable by others': lambda it: it.mode(0o757),
-    'not executable': lambda it: it.mode(0o644),
-    'not executable for its caller': lambda it: it.mode(0o744),
-    "root's": lambda it: it.owner(0, it.accounts.owner.gid),
-    "root's group's": lambda it: it.owner(it.accounts.owner.uid, 0),
-    'in a closed directory': lambda it: it.mode(0o700, it.here),
-    'in a writable directory': lambda it: it.mode(0o757, it.here),
-    'in a sticky directory': lambda it: it.mode(0o1777, it.here),
-    "in another's directory": lambda it: it.owner(it.accounts.attacker.uid, 0, it.here),
-    'a directory': lambda it: it.name(it.here),
-    'a FIFO': lambda it: it.special(stat.S_IFIFO),
-    'a socket': lambda it: it.special(stat.S_IFSOCK),
-    'a device': lambda it: it.name('/dev/null'),
-    'ppy': lambda it: it.name(it.ppy.path),
-    'the interpreter': lambda it: it.name(it.ppy.installed.original),
-    'its capped copy': lambda it: it.name(it.ppy.installed.capped),
-    'a long name': lambda it: it.name('x/' * 5000),
-    'a link to itself': lambda it: it.name(os.symlink('z', it.here / 'z') or it.here / 'z'),
-    'more than the bounding set': lambda it: it.caller('--bounding-set=-net_raw'),
-    'without the bounding set': lambda it: it.caller('--bounding-set=-all'),
-    'under no_new_privs': lambda it: it.caller('--no-new-privs'),
-    'under securebits': lambda it: it.caller('--securebits=+noroot'),
-    'absent, under no_new_privs': lambda it: (it.name('/absent'), it.caller('--no-new-privs')),
+    'unmarked': lambda case: Caps.remove(case.script),
+    'of a user namespace': lambda case: case.mark('cap_net_raw=i', 1000),
+    'writable by its group': lambda case: case.mode(0o775),
+    'writable by others': lambda case: case.mode(0o757),
+    'not executable': lambda case: case.mode(0o644),
+    'not executable for its caller': lambda case: case.mode(0o744),
+    "root's": lambda case: case.owner(0, case.accounts.owner.gid),
+    "root's group's": lambda case: case.owner(case.accounts.owner.uid, 0),
+    'in a closed directory': lambda case: case.mode(0o700, case.here),
+    'in a writable directory': lambda case: case.mode(0o757, case.here),
+    'in a sticky directory': lambda case: case.mode(0o1777, case.here),
+    "in another's directory": lambda case: case.owner(case.accounts.attacker.uid, 0, case.here),
+    'a directory': lambda case: case.name(case.here),
+    'a FIFO': lambda case: case.special(stat.S_IFIFO),
+    'a socket': lambda case: case.special(stat.S_IFSOCK),
+    'a device': lambda case: case.name('/dev/null'),
+    'ppy': lambda case: case.name(case.ppy.path),
+    'the interpreter': lambda case: case.name(case.ppy.installed.original),
+    'its capped copy': lambda case: case.name(case.ppy.installed.capped),
+    'a long name': lambda case: case.name('x/' * 5000),
+    'a link to itself': lambda case: case.name(os.symlink('z', case.here / 'z') or case.here / 'z'),
+    'more than the bounding set': lambda case: case.caller('--bounding-set=-net_raw'),
+    'without the bounding set': lambda case: case.caller('--bounding-set=-all'),
+    'under no_new_privs': lambda case: case.caller('--no-new-privs'),
+    'under securebits': lambda case: case.caller('--securebits=+noroot'),
+    'absent, under no_new_privs': lambda case: (
+        case.name('/absent'),
+        case.caller('--no-new-privs'),
+    ),
 }
 SCENES = {
     **{name: (arrange, 0) for name, arrange in GOOD.items()},
@@ -149,9 +154,9 @@ SCENES = {
 @needs('cap_setpcap')
 @pytest.mark.parametrize(('arrange', 'status'), SCENES.values(), ids=SCENES)
 def test_ppy_check_ends_as_ppy_does(scene, script, accounts, ppy, arrange, status):
-    it = Scene(scene, script, accounts, ppy)
-    arrange(it)
-    assert_as_ppy(ppy, *it.arguments, before=it.before, status=status)
+    case = Scene(scene, script, accounts, ppy)
+    arrange(case)
+    assert_as_ppy(ppy, *case.arguments, before=case.before, status=status)
 
 
 @needs('cap_sys_admin')
@@ -188,10 +193,10 @@ def test_programs_say_what_they_are(ppy, accounts, installed, name, option):
 
 
 def test_ppy_check_for_programs(scene, script, accounts, ppy):
-    it = Scene(scene, script, accounts, ppy)
-    it.rename("a\tb\n'\x1b[m\udcff")
-    it.mode(0o775, it.arguments[0])
-    done = check(ppy, '--tsv', *it.arguments, account=accounts.attacker)
+    case = Scene(scene, script, accounts, ppy)
+    case.rename("a\tb\n'\x1b[m\udcff")
+    case.mode(0o775, case.arguments[0])
+    done = check(ppy, '--tsv', *case.arguments, account=accounts.attacker)
     rows = [line.split('\t') for line in done.stdout.splitlines()]
     assert (done.returncode, done.stderr, {len(row) for row in rows}) == (126, '', {4})
     assert re.fullmatch(r'[ -~\t\n]+', done.stdout)
@@ -199,9 +204,9 @@ def test_ppy_check_for_programs(scene, script, accounts, ppy):
     assert refused[0] == 'refused'
     assert refused[2] == 'must not be writable by group or others'
     said = run('bash', '-c', f'printf %s {refused[1]}', text=False).stdout
-    assert said == os.fsencode(it.arguments[0])
+    assert said == os.fsencode(case.arguments[0])
     run('bash', '-c', refused[3], check=True)
-    done = check(ppy, '--tsv', *it.arguments, account=accounts.attacker)
+    done = check(ppy, '--tsv', *case.arguments, account=accounts.attacker)
     assert (done.returncode, {line[:3] for line in done.stdout.splitlines()}) == (0, {'ok\t'})
     done = check(ppy, '--tsv', '/absent', account=accounts.attacker)
     assert (done.returncode, done.stderr) == (127, '')
@@ -227,46 +232,49 @@ def test_ppy_check_sees_what_its_caller_can_do(scene, script, accounts, ppy):
 
 @pytest.mark.parametrize('marked', [True, False], ids=['marked', 'unmarked'])
 def test_ppy_check_shows_all_that_is_wrong_at_once(scene, script, accounts, ppy, marked):
-    it = Scene(scene, script, accounts, ppy)
-    it.owner(0, 0)
-    it.mark('cap_net_raw,cap_kill=i', root_id=1000)
-    it.mode(0o666)
-    it.owner(accounts.attacker.uid, accounts.attacker.gid, scene)
-    it.mode(0o775, scene)
-    it.caller('--bounding-set=-kill,-net_raw', '--no-new-privs')
+    case = Scene(scene, script, accounts, ppy)
+    case.owner(0, 0)
+    case.mark('cap_net_raw,cap_kill=i', root_id=1000)
+    case.mode(0o666)
+    case.owner(accounts.attacker.uid, accounts.attacker.gid, scene)
+    case.mode(0o775, scene)
+    case.caller('--bounding-set=-kill,-net_raw', '--no-new-privs')
     if not marked:
-        Caps.remove(it.script)
-    _, refused = assert_as_ppy(ppy, it.script, before=it.before, status=126)
+        Caps.remove(case.script)
+    _, refused = assert_as_ppy(ppy, case.script, before=case.before, status=126)
     rules = [line.split('; fix: ')[0] for line in refused]
     of_the_mark = [
-        f'{it.script}: must not have capabilities of a user namespace (a root id)',
-        f'{it.script}: must have an owner and a group other than root, and then be marked anew',
+        f'{case.script}: must not have capabilities of a user namespace (a root id)',
+        f'{case.script}: must have an owner and a group other than root, and then be marked anew',
         f"{scene}: must be owned by root or the script's owner",
         f'{scene}: must not be writable by group or others',
         'cap_kill: must be in the bounding set that ppy is started with',
         'cap_net_raw: must be in the bounding set that ppy is started with',
     ]
-    without = [f'{it.script}: must be marked with the capabilities it may have', *of_the_mark[1:4]]
+    without = [
+        f'{case.script}: must be marked with the capabilities it may have',
+        *of_the_mark[1:4],
+    ]
     assert rules == [
         'no_new_privs: must not be set, it keeps every program from privilege (prctl(2))',
-        f'{it.script}: must be executable for its caller',
-        f'{it.script}: must not be writable by group or others',
+        f'{case.script}: must be executable for its caller',
+        f'{case.script}: must not be writable by group or others',
         *(of_the_mark if marked else without),
     ]
 
 
 def test_each_fix_fixes(scene, script, accounts, ppy):
-    it = Scene(scene, script, accounts, ppy)
-    it.owner(0, 0)
-    it.mode(0o777)
-    it.mode(0o775, scene)
-    os.removexattr(it.script, 'security.capability')
+    case = Scene(scene, script, accounts, ppy)
+    case.owner(0, 0)
+    case.mode(0o777)
+    case.mode(0o775, scene)
+    os.removexattr(case.script, 'security.capability')
     names = {
         'USER:GROUP': f'{accounts.owner.uid}:{accounts.owner.gid}',
         'CAPABILITIES': 'cap_net_raw',
     }
     for _ in range(9):
-        _, refused = verdicts(check(ppy, it.script, account=accounts.attacker))
+        _, refused = verdicts(check(ppy, case.script, account=accounts.attacker))
         for line in refused:
             fix = line.split('; fix: ')[1]
             for name, value in names.items():
@@ -274,7 +282,7 @@ def test_each_fix_fixes(scene, script, accounts, ppy):
             run('bash', '-c', fix, check=True)
         if not refused:
             break
-    assert_as_ppy(ppy, it.script, account=accounts.attacker, status=0)
+    assert_as_ppy(ppy, case.script, account=accounts.attacker, status=0)
 
 
 def test_ppy_check_has_no_privilege_and_needs_none(script, accounts, ppy):
@@ -311,15 +319,15 @@ def lose_privilege(ppy):
 
 DAMAGES = {
     'ppy has lost its privilege': lose_privilege,
-    'ppy is writable': lambda it: it.path.chmod(it.path.stat().st_mode | 0o020),
-    'ppy is in a writable directory': lambda it: it.path.parent.chmod(0o775),
-    'capped copy is gone': lambda it: os.unlink(it.installed.capped),
-    'capped copy is unmarked': lambda it: Caps.remove(it.installed.capped),
-    'capped copy has more': lambda it: Caps('cap_kill=p').apply(it.installed.capped),
-    'capped copy is writable': lambda it: os.chmod(it.installed.capped, 0o720),
-    'interpreter is gone': lambda it: os.unlink(it.installed.original),
-    "interpreter is another's": lambda it: os.chown(it.installed.original, 1, 1),
-    'interpreter is writable': lambda it: os.chmod(it.installed.original, 0o757),
+    'ppy is writable': lambda case: case.path.chmod(case.path.stat().st_mode | 0o020),
+    'ppy is in a writable directory': lambda case: case.path.parent.chmod(0o775),
+    'capped copy is gone': lambda case: os.unlink(case.installed.capped),
+    'capped copy is unmarked': lambda case: Caps.remove(case.installed.capped),
+    'capped copy has more': lambda case: Caps('cap_kill=p').apply(case.installed.capped),
+    'capped copy is writable': lambda case: os.chmod(case.installed.capped, 0o720),
+    'interpreter is gone': lambda case: os.unlink(case.installed.original),
+    "interpreter is another's": lambda case: os.chown(case.installed.original, 1, 1),
+    'interpreter is writable': lambda case: os.chmod(case.installed.original, 0o757),
 }
 
 
