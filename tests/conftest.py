@@ -20,6 +20,7 @@ from caps.admin.registry import PLACE
 from support import MUST_RUN, ROOT, run
 from support.accounts import Account
 from support.launchers import INTERPRETERS, MODES, REPORT, Ppy, make_launcher
+from support.machine import alone
 from support.venvs import make_venv, pip
 
 CLONE_NEWNS = 0x20000
@@ -89,13 +90,15 @@ def accounts():
     names = {role: f'caps-tests-{role}-{os.getpid()}' for role in ('owner', 'attacker')}
     try:
         for role, name in names.items():
-            subprocess.run(['useradd', '--no-create-home', '--user-group', name], check=True)
+            with alone():
+                subprocess.run(['useradd', '--no-create-home', '--user-group', name], check=True)
             entry = pwd.getpwnam(name)
             setattr(made, role, Account(name, entry.pw_uid, entry.pw_gid))
         yield made
     finally:
         for name in names.values():
-            subprocess.run(['userdel', '--force', name], check=True)
+            with alone():
+                subprocess.run(['userdel', '--force', name], check=True)
 
 
 @pytest.fixture(scope='session')

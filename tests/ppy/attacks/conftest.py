@@ -7,15 +7,15 @@ show nothing, and ppy in both installation modes, where it must not.
 import functools
 import os
 import secrets
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from support import MUST_RUN, run
 from support.attacks import Den
+from support.children.inside import wait_for
 from support.launchers import MODES
+from support.machine import sysctls
 
 
 @pytest.fixture(params=['naive', *MODES])
@@ -34,36 +34,24 @@ def loot(scene, accounts):
     return path / 'loot'
 
 
-@contextmanager
-def sysctl(path, value):
-    """A setting of the kernel, for a while."""
-    file = Path('/proc/sys', path)
-    before = file.read_text()
-    try:
-        file.write_text(value)
-        yield
-    finally:
-        file.write_text(before)
-
-
 @pytest.fixture
 def hard_links():
     """Anybody may make a hard link of anything, as before Linux 3.6."""
-    with sysctl('fs/protected_hardlinks', '0'):
+    with sysctls({'fs/protected_hardlinks': '0'}):
         yield
 
 
 @pytest.fixture
 def core_files():
     """A program that crashes leaves its memory where it is working."""
-    with sysctl('kernel/core_pattern', 'core'), sysctl('kernel/core_uses_pid', '0'):
+    with sysctls({'kernel/core_pattern': 'core', 'kernel/core_uses_pid': '0'}):
         yield
 
 
 @pytest.fixture
 def core_handler():
     """The memory of a program that crashes is handed to a program of root's."""
-    with sysctl('kernel/core_pattern', '|/bin/dd of=/dev/null'):
+    with sysctls({'kernel/core_pattern': '|/bin/dd of=/dev/null'}):
         yield
 
 
@@ -78,12 +66,9 @@ def count_keys(account):
 
 @pytest.fixture
 def few_keys(accounts):
-    """An account may have few keys."""
-    end = time.monotonic() + 60
-    while count_keys(accounts.attacker) > 4:
-        assert time.monotonic() < end, 'keys of earlier tests are still there'
-        time.sleep(0.05)
-    with sysctl('kernel/keys/maxkeys', '15'):
+    """An account may have as many keys as by default, and the attacker has none left over."""
+    wait_for(lambda: count_keys(accounts.attacker) <= 4)
+    with sysctls({'kernel/keys/maxkeys': '200'}):
         yield
 
 

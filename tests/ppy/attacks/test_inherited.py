@@ -223,9 +223,9 @@ def test_keys_of_the_caller_are_not_found_when_the_owner_can_have_no_more(
     launchers, script, accounts, loot, few_keys
 ):
     launcher = launchers('python')
-    waiting = script('print("ready", flush=True)\ninput()', 'cap_kill=i', name='waiting.py')
+    waiting = script('echo ready; read line', 'cap_kill=i', name='waiting')
     path = script(program('keys'), 'cap_kill=i')
-    exhaust = keys('exhaust', launcher.path, waiting, path, 'find', loot)
+    exhaust = keys('exhaust', launchers('sh').path, waiting, launcher.path, path, 'find', loot)
     run(*exhaust, account=accounts.attacker, check=True)
     assert loot.exists() == launcher.naive
 

@@ -54,12 +54,12 @@ def exhaust(launcher: str, waiting: str, *command: str) -> None:
     """Launch a script while others of its owner's have all keyrings that the owner may have."""
     join()
     pipe = subprocess.PIPE
-    held = [subprocess.Popen([launcher, waiting], stdin=pipe, stdout=pipe) for _ in range(20)]
+    held = [subprocess.Popen([launcher, waiting], stdin=pipe, stdout=pipe) for _ in range(205)]
     for process in held:
         assert process.stdout
         process.stdout.readline()
     add()
-    subprocess.run([launcher, *command])
+    subprocess.run(command)
     for process in held:
         process.communicate(b'')
 
