@@ -4,7 +4,6 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from ctypes import CDLL
 
 import pytest
@@ -13,6 +12,7 @@ from caps import Caps, SecureBits, _caps
 from caps.system.run import Account, RunError, run_as
 from support import needs, needs_root, program, run
 from support.child import in_a_child
+from support.children.inside import wait_for
 
 pytestmark = needs_root
 
@@ -179,12 +179,10 @@ def test_nothing_stays_when_this_process_is_ended(account, number):
             run_as(['/bin/sh', '-c', f'setsid {SLEEP} {seconds} & {SLEEP} {seconds}'], account)
         finally:
             os._exit(0)
-    while len(sleepers(seconds)) < 2:
-        time.sleep(0.01)
+    wait_for(lambda: len(sleepers(seconds)) == 2)
     os.kill(child, number)
     os.waitpid(child, 0)
-    while sleepers(seconds):  # the supervisor has to learn of it
-        time.sleep(0.01)
+    wait_for(lambda: not sleepers(seconds))  # the supervisor has to learn of it
 
 
 def test_supervisor_that_is_killed_is_told_of():

@@ -61,10 +61,11 @@ def test_chown_of_what_is_another_s_needs_chown(audit, scene, accounts):
 
 
 ASK = 'python3 -c \'import urllib.request as r; r.urlopen("http://127.0.0.1")\''
+ANSWERS = f'until {ASK}; do sleep 0.1; done'
 
 
 def test_web_server_on_port_80_needs_to_bind_it(audit, accounts):
-    options = '--for', '2', '--ready', ASK
+    options = '--for', '2', '--ready', ANSWERS
     command = 'python3', '-m', 'http.server', '80', '--bind', '127.0.0.1'
     found = audit(*command, options=options, account=accounts.owner)
     assert found['needs'] == ['cap_net_bind_service']

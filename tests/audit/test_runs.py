@@ -17,7 +17,7 @@ from caps.audit.auditing import needs
 from caps.audit.commands import Program, Today
 from caps.audit.keeper import Keeper
 from caps.audit.setup import can_give
-from support import needs_root, program, python, run
+from support import PATIENCE, needs_root, program, python, run
 from support.attacks import LIBC
 from support.child import in_a_child
 from support.children.inside import wait_for
@@ -154,7 +154,7 @@ def test_before_that_fails_ends_the_audit(account):
         ('exec sleep 1000', Options(seconds=0.2, ready='true'), ''),
         ('exec sleep 1000', Options(seconds=0.2, ready='false'), None),
         ('exec sleep 1000', Options(seconds=0.2, ready='sleep 1000', deadline=0.2), None),
-        ('exit 0', Options(seconds=0.2), None),  # a daemon that ended
+        ('exit 0', Options(seconds=PATIENCE), None),  # a daemon that ended
         ('cat /etc/shadow && exec sleep 1000', Options(seconds=2), 'cap_dac_read_search'),
     ],
 )
@@ -251,7 +251,7 @@ def test_nothing_outlives_an_audit_that_is_interrupted(sleeper):
         wait_for(lambda: len(sleeping(sleeper)) == 1)
     finally:
         audit_process.send_signal(signal.SIGINT)
-        audit_process.wait(30)
+        audit_process.wait(PATIENCE)
     assert sleeping(sleeper) == []
 
 
@@ -265,7 +265,7 @@ def test_run_ends_with_a_keeper_that_is_killed(account, sleeper):
     children = Path(f'/proc/{audit_process.pid}/task/{audit_process.pid}/children').read_text()
     (keeper,) = map(int, children.split())
     os.kill(keeper, signal.SIGKILL)
-    _, errors = audit_process.communicate(timeout=30)
+    _, errors = audit_process.communicate(timeout=PATIENCE)
     assert 'the process that starts the command was killed' in errors
     wait_for(lambda: not sleeping(sleeper))
 

@@ -12,7 +12,7 @@ import pytest
 from caps import Caps, CapSet
 from caps.audit import AuditError, Options, audit
 from caps.audit.setup import give_mark, own_mounts
-from support import needs_root, program
+from support import PATIENCE, needs_root, program
 from support.attacks import LIBC
 from support.children.inside import wait_for
 from support.processes import sleeping
@@ -101,7 +101,7 @@ def test_mark_is_what_it_was_however_the_audit_ends(ppy, script, sleeper, ending
         wait_for(lambda: sleeping(sleeper))
         assert mark_of(path) == 'cap_net_raw=i'  # also meanwhile
         running.send_signal(ending)
-        running.wait(30)
+        running.wait(PATIENCE)
     finally:
         running.kill()
         running.wait()

@@ -27,7 +27,7 @@ def equipped(world, wheel):
     subprocess.run([PYTHON, '-m', 'venv', '--system-site-packages', venv], check=True)
     pip = [venv / 'bin/pip', 'install', '--quiet', '--disable-pip-version-check']
     subprocess.run([*pip, '--no-index', '--no-deps', wheel], check=True)
-    done = run(*pip, *PACKAGES, timeout=300)
+    done = run(*pip, *PACKAGES)
     require(done.returncode == 0, f'{", ".join(PACKAGES)} from PyPI: {done.stderr}')
     return venv
 

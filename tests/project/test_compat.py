@@ -28,7 +28,7 @@ def test_the_library_passes_its_tests_on(version, tmp_path, released):
     shutil.copy(ROOT / 'pyproject.toml', tmp_path)
     tests = [f'tests/{name}.py' for name in LIBRARY]
     result = run(
-        bin_ / 'pytest', '-p', 'no:cacheprovider', *tests, cwd=tmp_path, timeout=300,
+        bin_ / 'pytest', '-p', 'no:cacheprovider', *tests, cwd=tmp_path,
         env={name: value for name, value in os.environ.items() if not name.startswith('PYTEST_')},
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-5000:]

@@ -92,7 +92,7 @@ def test_commands_of_a_page_work_as_they_are_typed(page, scene, accounts, wheel)
         (scene / f'block-{number:02}').write_text(typed(block))
     units = ' '.join(str(path) for path in (scene / 'checkout' / 'examples').glob('*.timer'))
     command = ['unshare', '--mount', '--propagation', 'private', 'sh', '-c', PREPARE]
-    done = run(*command, scene, accounts.attacker.name, units, timeout=300)
+    done = run(*command, scene, accounts.attacker.name, units)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -27,5 +27,5 @@ def installed(tmp_path_factory, wheel):
 @pytest.mark.parametrize('checker', CHECKERS.values(), ids=CHECKERS)
 def test_typical_code_is_well_typed_and_mistakes_are_found(checker, installed, tmp_path):
     code = shutil.copy(SUPPORT / 'typical_use.py', tmp_path)
-    result = run(*checker, installed, code, cwd=tmp_path, timeout=300)
+    result = run(*checker, installed, code, cwd=tmp_path)
     assert result.returncode == 0, result.stdout

@@ -16,10 +16,10 @@ from typing import ParamSpec, TypeVar
 import pytest
 
 from support.accounts import Account
+from support.children.inside import PATIENCE
 
 P = ParamSpec('P')
 T = TypeVar('T')
-SECONDS = 60
 CLONE_NEWUSER = 0x10000000
 
 
@@ -47,7 +47,7 @@ def in_a_child(function: Callable[P, T]) -> Callable[P, T]:
                         stream.flush()
                     os._exit(status)
             pidfd = os.pidfd_open(child)
-            ended = select.select([pidfd], [], [], SECONDS)[0]
+            ended = select.select([pidfd], [], [], PATIENCE)[0]
             os.close(pidfd)
             if not ended:
                 os.kill(child, signal.SIGKILL)

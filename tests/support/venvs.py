@@ -16,5 +16,5 @@ def make_venv(python: object, directory: Path, *options: str) -> Path:
 def pip(venv: Path, *arguments: object, **options: Any) -> None:
     """Our own pip, on another environment."""
     command = [sys.executable, '-m', 'pip', '--quiet', '--python', venv / 'bin' / 'python']
-    result = run(*command, *arguments, **{'timeout': 300} | options)
+    result = run(*command, *arguments, **options)
     assert result.returncode == 0, result.stderr
