@@ -12,18 +12,37 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import caps
 from caps import _caps
 from caps.admin.ppy import install, remove
 from caps.admin.registry import PLACE
-from support import MUST_RUN, ROOT, run
+from support import MUST_RUN, ROOT, examples, run
 from support.accounts import Account
 from support.launchers import INTERPRETERS, MODES, REPORT, Ppy, make_launcher
 from support.machine import alone
 from support.venvs import make_venv, pip
 
 CLONE_NEWNS = 0x20000
+
+# However busy the machine is.
+settings.register_profile(
+    'caps',
+    max_examples=examples(100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile('caps')
+
+# The order in which workers of pytest-xdist take the files: what is long comes first.
+ROOMS = 'project', 'ppy', 'admin', 'audit', 'explain', 'cli', 'library'
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: ROOMS.index(item.path.relative_to(ROOT / 'tests').parts[0]))
+
+
 # What tests need of the machine besides capabilities, and what fails where it is not there.
 MACHINE = {'user_namespaces': ['unshare', '--user', 'true'], 'loop_devices': ['losetup', '-f']}
 

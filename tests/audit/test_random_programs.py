@@ -10,7 +10,7 @@ import socket
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caps import Caps, CapSet
@@ -29,7 +29,7 @@ pytestmark = needs_root
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, PR_CAPBSET_DROP, F_SETLEASE, CLOCK_REALTIME_ALARM = 0x20000, 24, 1024, 8
 SO_RCVBUFFORCE = 33
-COUNT = 10_000 if SOAK > 1 else 500
+COUNT = 10_000 if SOAK > 1 else 150
 CLOSED, OPEN, OWN, ROOM = 'closed', 'open', 'own', 'room'
 
 
@@ -214,7 +214,7 @@ def test_each_action_alone_needs_its_capability(programs, name):
     assert_exactly(programs, [(name, False)])
 
 
-@settings(max_examples=COUNT, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=COUNT)
 @given(program=st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), max_size=4))
 def test_random_program_needs_exactly_what_its_actions_need(programs, program):
     assert_exactly(programs, program)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caps import Caps, CapSet
-from support import SOAK, libcap, needs, needs_root, run
+from support import examples, libcap, needs, needs_root, run
 from support.attributes import ATTRIBUTE, ATTRIBUTES, EFFECTIVE, V2, V3, WELL_FORMED
 from support.child import enter_user_namespace, in_a_child
 from support.children.inside import refusal
@@ -26,7 +26,7 @@ masks = st.integers(0, 2**libcap.BITS - 1)
 stored = st.one_of(masks, st.sets(st.integers(0, libcap.BITS - 1), max_size=3).map(
     lambda bits: sum(1 << bit for bit in bits)
 ))  # fmt: skip
-few = settings(max_examples=40 * SOAK, deadline=None)
+few = settings(max_examples=examples(40))
 
 marking = needs('cap_setfcap')
 LIBC = CDLL(None)

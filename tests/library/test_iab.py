@@ -16,7 +16,7 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from caps import IAB, Caps, CapSet, SecureBits
-from support import ROOT, libcap, needs, run
+from support import ROOT, examples, libcap, needs, run
 from support.child import in_a_child
 from support.children.inside import refusal, seen, start, threads
 
@@ -128,7 +128,7 @@ def same(text):
 def test_texts_are_taken_where_libcap_takes_them_and_mean_the_same():
     taken = Counter()
 
-    @settings(max_examples=800, deadline=None)
+    @settings(max_examples=examples(800))
     @given(sentences | slips())
     def compare(text):
         taken[same(text)] += 1
@@ -137,7 +137,7 @@ def test_texts_are_taken_where_libcap_takes_them_and_mean_the_same():
     assert min(taken[True], taken[False]) > 100, taken
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(junk)
 @example('')
 @example(',')

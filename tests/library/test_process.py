@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caps import IAB, Caps, CapSet
-from support import PATIENCE, SOAK, libcap, needs, run
+from support import PATIENCE, examples, libcap, needs, run
 from support.child import in_a_child
 from support.children.inside import refusal
 
@@ -346,7 +346,7 @@ def test_any_state_is_applied_or_refused_with_the_rule():
         assert proc_masks() == new
         return 'applied'
 
-    @settings(max_examples=300 * SOAK, deadline=None)
+    @settings(max_examples=examples(300))
     @given(st.tuples(*[masks] * 3), st.tuples(*[masks] * 3), st.sampled_from(list(CLOSE)))
     def attempt(old, new, how):
         old, new = (tuple(mask & own for mask in three) for three in (old, new))

@@ -7,7 +7,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from caps import IAB, Caps, CapSet
-from support import SOAK, libcap
+from support import examples, libcap
 
 SPACES = ' \t\n\r\v\f'
 # Python takes these for spaces or digits, C does not.
@@ -91,7 +91,7 @@ def same(text):
 def test_sentences_of_the_language_mean_what_libcap_reads():
     seen = Counter()
 
-    @settings(max_examples=400 * SOAK, deadline=None)
+    @settings(max_examples=examples(400))
     @given(sentences)
     def compare(text):
         three = same(text)
@@ -105,7 +105,7 @@ def test_sentences_of_the_language_mean_what_libcap_reads():
 def test_texts_near_the_language_are_taken_where_libcap_takes_them():
     taken = Counter()
 
-    @settings(max_examples=600 * SOAK, deadline=None)
+    @settings(max_examples=examples(600))
     @given(slips())
     def compare(text):
         taken[same(text) is not None] += 1
@@ -114,7 +114,7 @@ def test_texts_near_the_language_are_taken_where_libcap_takes_them():
     assert min(taken[True], taken[False]) > 100, taken
 
 
-@settings(max_examples=300 * SOAK, deadline=None)
+@settings(max_examples=examples(300))
 @given(junk)
 def test_junk_is_refused_where_libcap_refuses_it(text):
     event(f'taken: {same(text) is not None}')

@@ -1,5 +1,9 @@
-"""What is released: the sdist, the wheel, and that nothing of it stays behind."""
+"""What is released: the sdist, and the wheel in every supported CPython at hand, where it works and
+leaves nothing behind."""
 
+import os
+import shutil
+import sys
 import tarfile
 
 import pytest
@@ -8,11 +12,20 @@ from caps.admin.ppy import install, remove
 from caps.system.launcher import MAGIC
 from support import ROOT, needs_root, run
 from support.launchers import Ppy
-from support.pythons import FOUND
+from support.pythons import FOUND, LIBRARY, RUNNING, SUPPORTED
 from support.venvs import make_venv, pip
 
 # Neither a compiler nor anything else: no PATH, and the only tool that is named fails.
 BARE = {'PATH': '/nowhere', 'CC': '/bin/false', 'HOME': '/nowhere'}
+
+
+@pytest.fixture(scope='module')
+def released():
+    """The wheel as it would be released, beside its sdist."""
+    result = run('make', 'dist', cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    (wheel,) = (ROOT / 'dist').glob('*.whl')
+    return wheel
 
 
 def install_wheel(wheel, venv):
@@ -91,3 +104,30 @@ def test_a_script_finds_the_librarys_libcap_though_it_is_privileged(
     assert result.stdout.startswith('1 cap_kill=eip\n'), result.stderr
     assert str(venv) in result.stdout.splitlines()[1]
     remove(str(scene / 'prefix'))
+
+
+# ---- The library's tests on the wheel, in every other CPython ----
+
+# Where there is no other, at least the wheel is tried away from the sources.
+VERSIONS = [version for version in FOUND if version != RUNNING] or [RUNNING]
+
+
+def test_the_running_interpreter_is_among_those_found():
+    assert RUNNING in FOUND or RUNNING not in SUPPORTED
+
+
+@pytest.mark.parametrize('version', VERSIONS)
+def test_the_library_passes_its_tests_on(version, tmp_path, released):
+    venv = make_venv(FOUND.get(version, sys.executable), tmp_path / 'venv')
+    bin_ = venv / 'bin'
+    pip(venv, 'install', '--no-compile', f'{released}[test]')
+    # A copy, away from the sources: what is imported must be what the wheel holds.
+    shutil.copytree(ROOT / 'tests', tmp_path / 'tests', ignore=shutil.ignore_patterns('__py*'))
+    shutil.copy(ROOT / 'pyproject.toml', tmp_path)
+    tests = [f'tests/{name}.py' for name in LIBRARY]
+    own = {name: value for name, value in os.environ.items() if not name.startswith('PYTEST_')}
+    command = [bin_ / 'pytest', '-p', 'no:cacheprovider', *tests]
+    result = run(*command, cwd=tmp_path, env=own | {'CAPS_FEW': '1'})
+    assert result.returncode == 0, result.stdout[-5000:]
+    where = run(bin_ / 'python', '-c', 'import caps; print(caps.__file__)', cwd=tmp_path).stdout
+    assert where.startswith(str(venv))

@@ -165,6 +165,7 @@ class Sanitized:
             'ASAN_OPTIONS': f'detect_leaks=0:disable_coredump=0:log_path={self.logs}/log',
             'UBSAN_OPTIONS': 'print_stacktrace=1',
             'CAPS_SOAK': '',
+            'CAPS_FEW': '1',
         }
 
     def python(self, *arguments, **options):
@@ -195,7 +196,6 @@ def test_the_tests_find_nothing_wrong_with_a_sanitized_extension(sanitized):
     assert Path(where.strip()).parent.parent == sanitized.logs.parent
     if SOAK > 1:
         apart = {
-            'test_compat',
             'test_build',
             'test_dist',
             'test_sanitizers',

@@ -18,6 +18,9 @@ CHILDREN = SUPPORT / 'children'
 MUST_RUN = os.environ.get('CAPS_MUST_RUN') == '1'
 os.environ['PATH'] += ':/usr/sbin:/sbin'  # where Debian keeps getpcaps and debugfs
 SOAK = 10 if os.environ.get('CAPS_SOAK') == '1' else 1  # how many times as many tries
+FEW = (
+    os.environ.get('CAPS_FEW') == '1'
+)  # where the tests are run again, and what may differ is little
 
 needs = pytest.mark.needs
 # What it takes to make accounts, mark files and start programs as somebody else.
@@ -30,6 +33,11 @@ def require(found: object, package: str) -> None:
     """Go on only where a program or a module has been found; its package is what to install."""
     if not found:
         (pytest.fail if MUST_RUN else pytest.skip)(f'needs {package}')
+
+
+def examples(count: int) -> int:
+    """How many examples a property is tried on, of as many as are usual."""
+    return max(count // 20, 5) if FEW else count * SOAK
 
 
 def run(
