@@ -354,5 +354,6 @@ def test_any_state_is_applied_or_refused_with_the_rule():
         verdicts[in_a_thread(verdict, old, CLOSE[how](old, new))] += 1
 
     attempt()
-    assert set(verdicts) == {'applied', 'permitted', 'effective', 'inheritable'}
-    assert min(verdicts.values()) >= 5, verdicts
+    each = 'applied', 'permitted', 'effective', 'inheritable'
+    assert verdicts.keys() <= {*each}
+    assert min(verdicts[verdict] for verdict in each) >= examples(300) // 60, verdicts
