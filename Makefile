@@ -9,6 +9,8 @@ TEST_PACKAGES = acl btrfs-progs bubblewrap clang e2fsprogs fish iproute2 iputils
     libcap-ng-utils libclang-rt-dev netbase pacman-package-manager procps python3-cap-ng rpm \
     valgrind zsh
 BENCH_PACKAGES = libcap-ng-utils python3-cap-ng sudo
+# All tests are run by two processes, a file by one of them.
+TWO = -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test soak fresh coverage differential bench lint doc install clean
 
@@ -19,10 +21,10 @@ demo: build/installed build/wheel  ## as root: a script lists /root without bein
 	@CAPS=$(CURDIR)/$(BIN)/caps examples/demo.sh
 
 test: build/test-packages build/installed build/wheel  ## the tests; TESTS=tests/library/test_file.py takes one file
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest $(or $(TESTS),$(TWO))
 
 soak: build/test-packages build/installed build/wheel  ## the tests with more rounds; half an hour
-	CAPS_SOAK=1 $(BIN)/pytest $(TESTS)
+	CAPS_SOAK=1 $(BIN)/pytest $(or $(TESTS),$(TWO))
 
 fresh:  ## as root: demo and test in a minimal Debian: SUITE=trixie KIND=user, chroot or container
 	.ci/fresh $(SUITE) $(KIND)

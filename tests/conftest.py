@@ -35,6 +35,13 @@ settings.register_profile(
 )
 settings.load_profile('caps')
 
+
+def pytest_configure(config):
+    if 'PYTEST_XDIST_WORKER' in os.environ:  # which has a thread that waits for orders
+        may_fork = 'ignore:.*use of fork(pty)?.. may lead to deadlocks:DeprecationWarning'
+        config.addinivalue_line('filterwarnings', may_fork)
+
+
 # The order in which workers of pytest-xdist take the files: what is long comes first.
 ROOMS = 'project', 'ppy', 'admin', 'audit', 'explain', 'cli', 'library'
 
