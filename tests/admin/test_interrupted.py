@@ -177,7 +177,7 @@ def test_no_launch_fails_while_ppy_is_installed_again(prefix, launches, script, 
     identity = {'user': accounts.attacker.uid, 'group': accounts.attacker.gid}
     each = [subprocess.Popen(command, extra_groups=[], **identity) for _ in range(2)]
     try:
-        for _ in range(10 * SOAK):
+        for _ in range(4 * SOAK):
             run(*COMMAND, 'install', '--prefix', prefix, check=True)
     finally:
         end.touch()

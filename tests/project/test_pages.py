@@ -2,19 +2,23 @@
 
 import re
 import shutil
+from pathlib import Path
 
+import pip
 import pytest
 
 from support import ROOT, needs, needs_root, run
 
-# What no test can type as it stands: what comes from the network, from git and from systemd.
+# What no test can type as it stands: what comes from the network, from git and from systemd. An
+# environment has no pip of its own, which would take longer than all else.
 REPLACED = {
     r'sudo apt install (.*)': r'dpkg --status \1 >/dev/null',
     r'git pull': r':',
-    r'(sudo )?make install PYTHON=(\S+)/python': r'\1\2/pip install -q --no-index --no-deps *.whl',
+    r'(sudo )?(python3 -m venv) (\S+)': r'\1\2 --without-pip \3',
+    r'(sudo )?make install PYTHON=(\S+)': r'\1install-into \2 *.whl',
     r'sudo make install': (
-        r'sudo test -e /opt/caps || sudo /usr/bin/python3 -m venv /opt/caps; '
-        r'sudo /opt/caps/bin/pip install -q --no-index --no-deps *.whl; '
+        r'sudo test -e /opt/caps || sudo /usr/bin/python3 -m venv --without-pip /opt/caps; '
+        r'sudo install-into /opt/caps/bin/python *.whl; '
         r'sudo test -e /usr/local/bin/caps || sudo ln -s /opt/caps/bin/caps /usr/local/bin'
     ),
     r'make (\w+)': r'make help | grep --quiet ^\1',
@@ -39,6 +43,7 @@ mkdir bin
 mount -t tmpfs -o mode=755 tmpfs bin
 mount -t tmpfs -o mode=700 tmpfs /var/lib/caps
 install -m 4755 sudo bin
+install install-into /usr/local/bin
 cd checkout
 for block in ../block-*; do
     printf '\\n== %s\\n' "$block"
@@ -84,6 +89,11 @@ IS_INSTALLED = {
 def test_commands_of_a_page_work_as_they_are_typed(page, scene, accounts, wheel):
     run('cc', '-o', scene / 'sudo', ROOT / 'tests/support/sudo.c', check=True)
     (scene / 'sudo').chmod(0o700)
+    shutil.copytree(Path(pip.__file__).parent, scene / 'with-pip' / 'pip')
+    (scene / 'install-into').write_text(
+        f'#!/bin/sh\nPYTHONPATH={scene}/with-pip exec /usr/bin/python3 -m pip --python "$1" '
+        'install --quiet --no-index --no-deps "$2"\n'
+    )
     shutil.copytree(ROOT / 'examples', scene / 'checkout' / 'examples')
     for file in wheel, ROOT / 'Makefile':
         shutil.copy(file, scene / 'checkout')
