@@ -12,7 +12,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from support import PATIENCE, ROOT, needs_root, run
+from support import PATIENCE, ROOT, needs, needs_root, run
+from support.child import enter_network_namespace, in_a_child
 
 pytestmark = needs_root
 EXAMPLES = ROOT / 'examples'
@@ -95,8 +96,11 @@ def started(*command, **options):
         process.communicate()
 
 
+@needs('cap_net_admin', 'cap_sys_admin')
+@in_a_child
 def test_web_server_listens_on_port_80_and_has_nothing_left(ppy, script, accounts, directory, den):
-    address = '127.0.0.86'  # a loopback address of this test's own
+    enter_network_namespace()
+    address = '127.0.0.1'
     path = marked(script, 'web_server.py', 'cap_net_bind_service=i')
     (directory('public', 0o755) / 'page').write_text('served')
     (den / 'private').write_text('not served')

@@ -16,11 +16,12 @@ from typing import ParamSpec, TypeVar
 import pytest
 
 from support.accounts import Account
+from support.children import loopback
 from support.children.inside import PATIENCE
 
 P = ParamSpec('P')
 T = TypeVar('T')
-CLONE_NEWUSER = 0x10000000
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 def in_a_child(function: Callable[P, T]) -> Callable[P, T]:
@@ -68,12 +69,22 @@ def become(account: Account) -> None:
     os.setresuid(account.uid, account.uid, account.uid)
 
 
+def unshare(kind: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).unshare(kind) < 0:
+        raise OSError(ctypes.get_errno(), 'unshare')
+
+
+def enter_network_namespace() -> None:
+    """Have this process be where no port is taken."""
+    unshare(CLONE_NEWNET)
+    loopback.set_up()
+
+
 def enter_user_namespace(inside: int = 0, outside: int = 0, setgroups: bool = True) -> None:
     """Have this process be in a new user namespace, which has one account and one group."""
     process, (told, tell) = Path('/proc', str(os.getpid())), os.pipe()
     if writer := os.fork():
-        if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER) < 0:
-            raise OSError(ctypes.get_errno(), 'unshare')
+        unshare(CLONE_NEWUSER)
         os.write(tell, b'\n')
         assert os.waitpid(writer, 0)[1] == 0, 'the namespace got no accounts'
         return
