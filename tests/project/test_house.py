@@ -82,7 +82,7 @@ def test_what_stands_directly_in_caps_loads_no_folder(module):
         ({'admin'}, {'explain'}),
         ({*FOLDERS} - {'cli'}, {'cli'}),
     ],
-    ids=str,
+    ids=lambda names: ','.join(sorted(names)),
 )
 def test_arrow_that_must_never_be(sources, targets):
     assert broken(sources=sources, targets=targets) == []
