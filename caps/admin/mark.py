@@ -7,7 +7,6 @@
    nothing of it, and nobody can open the old one who could not before.
 """
 
-import grp
 import os
 import pwd
 import re
@@ -18,7 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from caps import Caps, CapSet
-from caps.accounts import id_of, user_name
+from caps.accounts import group_name, id_of, user_name
 from caps.admin.copies import sync, take_back, write_copy
 from caps.admin.installation import Installation, named, recorded
 from caps.admin.opening import opened_file, refuse
@@ -112,7 +111,7 @@ def mark(
         if to is None and Caps.from_file(fd).marked:
             Caps.remove(fd)  # of no use to who has it open
         command = _command(ppy, path, os.pread(fd, 4096, 0))
-        return MarkedScript(path, caps, user_name(uid), _group_name(gid), command, problems)
+        return MarkedScript(path, caps, user_name(uid), group_name(gid), command, problems)
 
 
 def unmark(script: PathText) -> str:
@@ -237,13 +236,6 @@ def _check(ppy: Installation, path: str, uid: int, gid: int) -> None:
     if refused or finished.status:
         reason = '\n'.join(refused) or f'ppy-check ends with {finished.status}'
         raise MarkError(f'ppy would refuse the script: {reason}')
-
-
-def _group_name(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 def _command(ppy: Installation, path: str, content: bytes) -> str:

@@ -6,7 +6,6 @@ content that is recorded here or by its package manager.  All that is judged and
 descriptor, to whose file nobody can write meanwhile.
 """
 
-import grp
 import hashlib
 import os
 import stat
@@ -15,7 +14,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from caps import Caps
-from caps.accounts import user_name
+from caps.accounts import group_name, user_name
 from caps.admin.listed import Listed, Made
 from caps.admin.opening import opened_file, without_writers
 from caps.admin.transaction import AdminError, transaction
@@ -174,13 +173,6 @@ def shown(caps: Caps) -> str:
     if not caps.marked:
         return 'none'
     return f'{caps}' + (f' [rootid={caps.root_id}]' if caps.root_id else '')
-
-
-def group_name(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 def digest(fd: int, algorithm: str) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from caps import Caps
-from caps.accounts import user_name
+from caps.accounts import group_name, user_name
 from caps.admin.installation import recorded
 from caps.admin.listed import Listed, Made, Manifest
 from caps.admin.made import is_python_of, made_below
-from caps.admin.restoring import digest, group_name
+from caps.admin.restoring import digest
 from caps.admin.transaction import AdminError
 from caps.system.find import find
 from caps.system.launcher import LAUNCHER_CAPS

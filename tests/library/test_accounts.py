@@ -5,7 +5,7 @@ import pwd
 
 import pytest
 
-from caps.accounts import id_of, ids_of, user_name
+from caps.accounts import group_name, id_of, ids_of, user_name
 from support.attacks import NOBODY_KNOWN
 
 
@@ -14,10 +14,12 @@ def test_account_has_a_number_and_the_number_a_name():
     assert id_of('user', root.pw_name) == id_of('user', 0) == 0
     assert id_of('group', grp.getgrgid(0).gr_name) == 0
     assert user_name(0) == root.pw_name
+    assert group_name(0) == grp.getgrgid(0).gr_name
 
 
 def test_number_without_an_account_is_its_own_name():
     assert user_name(NOBODY_KNOWN.uid) == str(NOBODY_KNOWN.uid)
+    assert group_name(NOBODY_KNOWN.gid) == str(NOBODY_KNOWN.gid)
     assert id_of('user', NOBODY_KNOWN.uid) == NOBODY_KNOWN.uid
 
 
