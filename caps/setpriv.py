@@ -62,25 +62,7 @@ def command(
     needed = CapSet(['cap_setgid'] if is_new else [])
     needed |= ['cap_setuid'] if uid not in (None, os.getuid(), os.geteuid()) else []
     needed |= ['cap_setpcap'] if after.bounding != now.bounding else []
-    given, bits = _given_by_execve(now), SecureBits.from_process()
-    raisable = CapSet.all() if 'cap_setpcap' in given else given
-    if missing := needed - given:
-        broken = f'{missing} is needed, and execve(2) does not give it to programs of this process'
-    elif 'keep_caps_locked' in bits:
-        broken = 'setpriv(1) sets the secure bit keep_caps, which is locked'
-    elif after.ambient and 'no_cap_ambient_raise' in bits:
-        broken = f'{after.ambient} cannot be ambient: the secure bit no_cap_ambient_raise is set'
-    else:
-        broken = first_broken(
-            ('ambient', after.ambient - given, 'execve(2) does not give it to a program'),
-            ('bounding', after.bounding - now.bounding, 'bounding can only be reduced'),
-            (
-                'inheritable',
-                after.inheritable - (now.inheritable | (raisable & after.bounding)),
-                'it must be in the bounding set and, without cap_setpcap, permitted',
-            ),
-        )
-    if broken:
+    if broken := _broken_rule(now, after, needed):
         raise OSError(errno.EPERM, broken)
     remove_all = _remove_all()
     words = ['setpriv']
@@ -97,6 +79,30 @@ def command(
             words.append(f'--{option}=' + ','.join([remove_all, *map(_setpriv_name, new)]))
     words += ['--no-new-privs'] * no_new_privs
     return [*words, '--', *(os.fspath(word) for word in argv)]
+
+
+def _broken_rule(now: IAB, after: IAB, needed: CapSet) -> str:
+    """Why setpriv(1), started from here, could not bring about a state; '' where it can.
+
+    needed: capabilities that it must have.
+    """
+    given, bits = _given_by_execve(now), SecureBits.from_process()
+    raisable = CapSet.all() if 'cap_setpcap' in given else given
+    if missing := needed - given:
+        return f'{missing} is needed, and execve(2) does not give it to programs of this process'
+    if 'keep_caps_locked' in bits:
+        return 'setpriv(1) sets the secure bit keep_caps, which is locked'
+    if after.ambient and 'no_cap_ambient_raise' in bits:
+        return f'{after.ambient} cannot be ambient: the secure bit no_cap_ambient_raise is set'
+    return first_broken(
+        ('ambient', after.ambient - given, 'execve(2) does not give it to a program'),
+        ('bounding', after.bounding - now.bounding, 'bounding can only be reduced'),
+        (
+            'inheritable',
+            after.inheritable - (now.inheritable | (raisable & after.bounding)),
+            'it must be in the bounding set and, without cap_setpcap, permitted',
+        ),
+    )
 
 
 def _setpriv_name(name: str) -> str:

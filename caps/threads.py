@@ -36,38 +36,51 @@ def run_calls(calls: 'Sequence[NamedCall]', all_threads: bool) -> None:
     failure = _caps.system_calls([call for _, call in calls], all_threads)
     if failure is None:
         return
-    import errno
-
     number, index, threads, count = failure
     names = ', '.join(map(thread_name, threads))
     if count > len(threads):
         names += f' and {count - len(threads)} more'
-    if index >= 0:
-        done = ', '.join(dict.fromkeys(what for what, _ in calls[:index] if what))
+    if index < 0:
+        reason = _no_answer(number, names)
+    else:
         reason = f'{calls[index][0] or "making cap_setpcap effective"}: {os.strerror(number)}'
+        done = ', '.join(dict.fromkeys(what for what, _ in calls[:index] if what))
         if all_threads and threads != [get_native_id()]:
             reason += f' in thread {names}, while all others were changed'
         elif done:
             reason += f', after {done} in this thread only'
-    elif count and number == errno.EBUSY:
-        reason = (
-            f'nothing was changed: thread {names} works for io_uring and keeps the privilege that '
-            'the ring was made with; close the ring first, or make it afterwards'
-        )
-    elif count:
-        reason = f'nothing was changed: no answer from thread {names}'
-    else:
-        reasons = {
-            errno.EBUSY: 'other threads are asked by a real-time signal, and none is unused',
-            errno.EAGAIN: 'other threads are asked by signals, and the limit of pending ones '
-            '(ulimit -i) is reached',
-            errno.E2BIG: f'there are more than {_caps.MAX_THREADS} other threads',
-        }
-        reading = f'reading /proc/self/task: {os.strerror(number)}'
-        reason = f'nothing was changed: {reasons.get(number, reading)}'
-        if number == errno.ENOENT:
-            reason = _NO_PROC
     raise OSError(number, reason)
+
+
+def _no_answer(number: int, names: str) -> str:
+    """Why threads could not be asked, or did not answer; no call was made.
+
+    number: of the error.
+    names: of the threads that did not answer, if it was because of them.
+    """
+    import errno
+
+    if number == errno.ENOENT:
+        return _NO_PROC
+    if names and number == errno.EBUSY:
+        reason = (
+            f'thread {names} works for io_uring and keeps the privilege that the ring was made '
+            'with; close the ring first, or make it afterwards'
+        )
+    elif names:
+        reason = f'no answer from thread {names}'
+    elif number == errno.EBUSY:
+        reason = 'other threads are asked by a real-time signal, and none is unused'
+    elif number == errno.EAGAIN:
+        reason = (
+            'other threads are asked by signals, and the limit of pending ones (ulimit -i) is '
+            'reached'
+        )
+    elif number == errno.E2BIG:
+        reason = f'there are more than {_caps.MAX_THREADS} other threads'
+    else:
+        reason = f'reading /proc/self/task: {os.strerror(number)}'
+    return f'nothing was changed: {reason}'
 
 
 def thread_name(thread: int) -> str:
