@@ -23,7 +23,7 @@ class Glance:
     """Keeps the directory of the last file open, since the files of one stand together."""
 
     def __init__(self) -> None:
-        self._directory, self._fd = '', -1
+        self._directory, self._path, self._fd = '', '', -1
         self._is_safe: dict[int, bool] = {}
         self._ids: dict[tuple[str, str], tuple[int, int] | None] = {}
         self._marks: dict[tuple[bytes, str, int], bool] = {}
@@ -69,10 +69,11 @@ class Glance:
         if any(reason for stop in linked for reason in strangers(stop)):
             return
         with suppress(OSError):
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(last, flags)
-            if os.readlink(f'/proc/self/fd/{self._fd}') == last:
-                self._directory = directory
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            self._fd = os.open(directory or '/', flags)
+            is_here = os.path.samestat(os.lstat(last), os.fstat(self._fd))
+            if is_here and os.readlink(f'/proc/self/fd/{self._fd}') == last:
+                self._directory, self._path = directory, last
             else:
                 self._leave()
 
@@ -87,15 +88,14 @@ class Glance:
         if self._fd < 0:
             return False
         if uid not in self._is_safe:
-            path = os.readlink(f'/proc/self/fd/{self._fd}')
-            self._is_safe[uid] = not any(strangers(path, uid))
+            self._is_safe[uid] = not any(strangers(self._path, uid))
         return self._is_safe[uid]
 
     def _ids_of(self, listed: Listed) -> tuple[int, int] | None:
         names = listed.owner, listed.group
         if names not in self._ids:
             self._ids[names] = None
-            with suppress(LookupError):
+            with suppress(LookupError, ValueError):
                 self._ids[names] = listed.ids
         return self._ids[names]
 

@@ -1,6 +1,7 @@
 """Manifests on the disk: which there are, read where they can be trusted, and added to."""
 
 import os
+import re
 import stat
 import weakref
 from collections.abc import Collection, Iterator
@@ -17,6 +18,10 @@ from caps.admin.transaction import AdminError
 
 PathText = str | os.PathLike[str]
 PLACE = '/etc/caps/manifest'
+# What editors and package managers leave beside a file, by which a line that is gone would return.
+LEFT = re.compile(
+    r'^\.|~$|\.(dpkg-[a-z]+|ucf-[a-z]+|rpm(new|save|orig)|pac(new|save|orig)|apk-new|orig|bak|old)$'
+)
 LINE = 1 << 21  # bytes, which is more than a line may have
 TITLE = '# What carries capabilities here. See "caps manifest --help".\n'
 
@@ -89,7 +94,7 @@ def places() -> list[str]:
     names: list[str] = []
     with suppress(FileNotFoundError):
         names = sorted(os.listdir(f'{PLACE}.d'))
-    parts = [f'{PLACE}.d/{name}' for name in names if name[0] != '.' and name[-1] != '~']
+    parts = [f'{PLACE}.d/{name}' for name in names if not LEFT.search(name)]
     found = [PLACE] * os.path.lexists(PLACE) + parts
     if not found:
         raise AdminError(f'there is no {PLACE}: caps manifest save /usr --into {PLACE}')

@@ -23,10 +23,11 @@ from caps.admin.words import ManifestError, quoted, words_of
 
 SIZE = 1 << 20  # bytes of a line
 DIGEST = re.compile('[0-9a-f]{64}')
+ID = re.compile('[0-9]{1,10}')
 # Nearly every line: it is read so ten times faster.
-_WORD = r'([^\s"\\#][^\s"\\]*)'
+_WORD = r'([^\s"\\\0#][^\s"\\\0]*)'
 PLAIN = re.compile(
-    rf'file (/[^\s"\\]+) {_WORD} {_WORD} {_WORD} ([0-7]{{1,4}})(?: sha256=([0-9a-f]{{64}}))?\n?'
+    rf'file (/[^\s"\\\0]+) {_WORD} {_WORD} {_WORD} ([0-7]{{1,4}})(?: sha256=([0-9a-f]{{64}}))?\n?'
 )
 
 Said = Listed | Made | str
@@ -78,8 +79,10 @@ def _choose(made: Made, name: str, value: str) -> None:
 def _set(listed: Listed, name: str, value: str) -> None:
     if name == 'sha256' and listed.sha256 is None and DIGEST.fullmatch(value):
         listed.sha256 = value
-    elif name == 'rootid' and not listed.root_id and value.isdecimal() and int(value) < 2**32 - 1:
+    elif name == 'rootid' and not listed.root_id and ID.fullmatch(value):
         listed.root_id = int(value)
+        if listed.root_id >= 2**32 - 1:
+            raise ManifestError(f'{value} is not a user id')
     else:
         raise ManifestError(f'{name}={value} is not an option of a file')
 
@@ -91,8 +94,8 @@ def _path(path: str) -> str:
 
 
 def _name(name: str) -> str:
-    if not name or '\0' in name:
-        raise ManifestError('an account needs a name')
+    if not name or '\0' in name or (name.isdecimal() and not ID.fullmatch(name)):
+        raise ManifestError('an account needs a name, or a number')
     return name
 
 
@@ -111,6 +114,7 @@ def lines_of(content: Iterable[bytes], name: str) -> Iterator[tuple[str, Said | 
             match = PLAIN.fullmatch(line)
             if match and '/.' not in match[1] and '//' not in match[1] and match[1][-1] != '/':
                 path, text, owner, group, mode, sha256 = match.groups()
+                _name(owner), _name(group)
                 yield (
                     line.rstrip('\n'),
                     Listed(path, text, owner, group, int(mode, 8), 0, sha256),

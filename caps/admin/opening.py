@@ -47,10 +47,18 @@ def opened_file(
         *linked, last = stops(os.path.dirname(given))
         if (last, os.path.basename(given)) != (directory, base):
             raise refusal(f'{given} has become another file meanwhile')
+        if not _leads_to(path, fd):  # by way of /proc, for one, where paths are another process's
+            raise refusal(f'{given} leads to a file that has no path here')
         for stop in linked:
             refuse(strangers(stop), refusal)
         refuse(strangers(directory, info.st_uid if owner is None else owner), refusal)
         yield path, fd
+
+
+def _leads_to(path: str, fd: int) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    return False
 
 
 def refuse(reasons: Iterator[str], refusal: type[AdminError]) -> None:

@@ -19,6 +19,7 @@ from caps.admin.listed import Listed, Made
 from caps.admin.opening import opened_file, without_writers
 from caps.admin.transaction import AdminError, transaction
 from caps.system.meaning import amounts_to_root
+from caps.system.mounts import mount_of
 from caps.system.packages import Digest
 
 
@@ -75,6 +76,8 @@ def look(listed: Listed, recorded: Digest | None, is_acting: bool) -> Drift | No
             drift.actual = Caps.from_file(fd)
             drift.kind, drift.reason = _difference(listed, os.fstat(fd), ids, drift.actual, flaw)
             _judge(listed, os.fstat(fd), ids, flaw)
+            if mount_of(fd).idmapped and not _is_contained():
+                raise Refusal("is on an idmapped mount, which shows it as somebody else's")
             if not drift.reason:
                 return None
             if is_disturbed:
@@ -148,6 +151,12 @@ def _judge(listed: Listed, info: os.stat_result, ids: tuple[int, int], flaw: str
         raise Refusal('set-user-ID and set-group-ID are not brought back: chmod')
     if flaw:
         raise Refusal(flaw)
+
+
+def _is_contained() -> bool:
+    """Whether this is a user namespace, in which an idmapped mount can be what all is on."""
+    with open('/proc/self/uid_map') as file:
+        return file.read().split() != ['0', '0', str(2**32 - 1)]
 
 
 def _change(fd: int, uid: int, gid: int, mode: int, caps: Caps, undo: ExitStack) -> None:

@@ -33,8 +33,8 @@ examples:
   sudo caps manifest save /usr /srv --into /etc/caps/manifest
 """
 CHECK = """\
-Without FILE it reads /etc/caps/manifest and all files in /etc/caps/manifest.d. Files whose mark
-amounts to root come first.
+Without FILE it reads /etc/caps/manifest and the files in /etc/caps/manifest.d, but not what editors
+and package managers leave there (.bak, .dpkg-old). Files whose mark amounts to root come first.
 
   lost        has no capabilities any more
   changed     has others, or another owner, group, mode or content

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caps import Caps
-from caps.admin import registry, restoring, rewriting
+from caps.admin import manifest_files, registry, restoring, rewriting
 from caps.admin import survey as surveying
 from caps.admin.listed import Listed, Manifest
 from caps.admin.manifest import check, restore
@@ -35,6 +35,7 @@ from caps.cli import main
 from caps.system.packages import recorded_digests
 from support import SOAK, needs, needs_root, require, run
 from support.attacks import PYTHON
+from support.mounts import mount_idmapped
 from support.packages import MAKE
 from support.venvs import make_venv
 
@@ -95,6 +96,13 @@ HOSTILE = {
     'relative': 'file usr/bin/ping cap_kill=ep root root 755',
     'upwards': 'file /srv/../bin/sh cap_kill=ep root root 755',
     'an upward search': 'search /srv/..',
+    'a plain zero byte': 'file /bin/s\0h cap_kill=ep root root 755',
+    'an owner with a zero byte': 'file /bin/sh cap_kill=ep ro\0ot root 755',
+    'a quoted zero byte': 'file /bin/sh cap_kill=ep "ro\0ot" root 755',
+    'an endless owner': f'file /bin/sh cap_kill=ep {5000 * "9"} root 755',
+    'an endless root id': f'file /bin/sh cap_kill=ep root root 755 rootid={5000 * "9"}',
+    'an owner in other digits': 'file /bin/sh cap_kill=ep \u0660 root 755',
+    'the end of a line of DOS': 'file /bin/sh cap_kill=ep root root 755\r',
     'a zero byte': r'file "/bin/sh\x00" cap_kill=ep root root 755',
     'too short': 'file /bin/sh cap_kill=ep root',
     'no mode': 'file /bin/sh cap_kill=ep root root rwx',
@@ -130,6 +138,23 @@ def test_manifest_with_a_line_that_is_not_understood_is_refused_whole(tool, scen
         ManifestFiles([file], is_trusted=False)
     assert main(['manifest', 'restore', str(file)]) == 1
     assert not Caps.from_file(tool).marked
+
+
+WORDS = st.sampled_from(
+    ['/bin/sh', '/bin/../sh', '//bin', '/bin/', '/', '/.x', '0', '9' * 11, '755', '8', '#', '']
+)
+
+
+@given(st.lists(WORDS | st.text(max_size=3), min_size=5, max_size=6))
+def test_line_that_is_read_fast_says_what_it_says(words):
+    line = ' '.join(['file', *words])
+
+    def said(line):
+        with suppress(ManifestError):
+            ((_, said, _),) = lines_of([line.encode(errors='surrogatepass')], '')
+            return said
+
+    assert said(line) == said(f'{line} #')  # which is never read fast
 
 
 def test_of_two_lines_about_a_file_the_later_one_counts(tool, scene):
@@ -287,6 +312,20 @@ UNTRUSTED = {
     ),
     'a pipe': ('not a regular file', lambda file, _: (file.unlink(), os.mkfifo(file))),
 }
+
+
+@needs_root
+def test_what_is_left_beside_a_manifest_is_not_read(tool, scene, monkeypatch):
+    monkeypatch.setattr(manifest_files, 'PLACE', str(scene / 'manifest'))
+    (scene / 'manifest.d').mkdir()
+    names = ['10-web.conf', 'tools']
+    left = ['.tools.swp', 'tools~', 'tools.dpkg-old', 'tools.rpmsave', 'tools.pacnew', 'tools.bak']
+    for name in names + left:
+        (scene / 'manifest.d' / name).write_text(f'search /{name}\n')
+    assert ManifestFiles([], is_trusted=True).searched == ['/10-web.conf', '/tools']
+    (scene / 'manifest.d/README').write_text('These are the marks of this machine.\n')
+    with pytest.raises(ManifestError, match='README:1'):
+        ManifestFiles([], is_trusted=True)
 
 
 def link(file):
@@ -631,6 +670,86 @@ def test_file_that_is_exchanged_after_the_look_is_not_marked(app, monkeypatch, e
 
 def is_marked_evil(app):
     return any(Caps.from_file(file).marked for file in app.wanted)
+
+
+@needs('cap_sys_admin')
+@needs_root
+@pytest.mark.parametrize('is_naive', [True, False], ids=['naive', 'ours'])
+def test_file_of_another_mount_namespace_is_not_marked(scene, is_naive):
+    """Where a directory has the same path and is open to all."""
+    place = scene / 'place'
+    place.mkdir()
+    script = 'mount -t tmpfs -o mode=777 none "$0"; printf good > "$0/tool"; echo; exec sleep 60'
+    command = ['unshare', '--mount', 'sh', '-c', script, place]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            other.stdout.readline()
+            tool = Path(f'/proc/{other.pid}/root{place}/tool')
+            listed = listed_as_is(tool, mode=0o755)
+            if is_naive:
+                naive(listed)
+            else:
+                (drift,) = restore(of(listed))
+                assert 'has no path here' in drift.refusal
+                Caps(KILL).apply(tool)
+                assert check(of(listed))[0]
+                Caps.remove(tool)
+            assert Caps.from_file(tool).marked == is_naive
+        finally:
+            other.kill()
+
+
+@needs('cap_sys_admin')
+@needs_root
+@pytest.mark.parametrize('is_naive', [True, False], ids=['naive', 'ours'])
+def test_file_that_a_mount_shows_as_roots_is_not_marked(scene, app, accounts, is_naive):
+    them, mapped = accounts.attacker, scene / 'mapped'
+    mapped.mkdir()
+    run('chgrp', '-R', str(them.uid), app.den, check=True)
+    try:
+        mount_idmapped(app.den, mapped, f'{them.uid} 0 1')
+    except OSError as error:
+        pytest.skip(str(error))
+    try:
+        listed = listed_as_is(mapped / 'app/tool')
+        assert listed.owner == '0'
+        if is_naive:
+            naive(listed)
+        else:
+            (drift,) = restore(of(listed))
+            assert 'idmapped' in drift.refusal
+        assert bool(is_xattr(app.den / 'app/tool')) == is_naive
+    finally:
+        run('umount', mapped, check=True)
+
+
+def is_xattr(path):
+    return 'security.capability' in os.listxattr(path)
+
+
+@needs('cap_sys_admin')
+@needs_root
+def test_overlay_is_marked_and_what_is_below_it_is_not(memory, accounts):
+    for name in 'lower', 'upper', 'work', 'merged':
+        (memory / name).mkdir()
+    below, tool = memory / 'lower/tool', memory / 'merged/tool'
+    below.write_text('good')
+    below.chmod(0o755)
+    layers = ','.join(f'{name}dir={memory}/{name}' for name in ('lower', 'upper', 'work'))
+    run('mount', '-t', 'overlay', '-o', layers, 'none', memory / 'merged', check=True)
+    try:
+        listed = listed_as_is(tool)
+        assert [drift.refusal for drift in restore(of(listed))] == [None]
+        assert check(of(listed)) == ([], [])
+        assert not Caps.from_file(below).marked
+        Caps.remove(tool)
+        os.chown(tool, accounts.owner.uid, -1)
+        listed.owner = str(accounts.owner.uid)
+        with open(tool, 'r+b'):
+            (drift,) = restore(of(listed))
+        assert drift.refusal == 'somebody has it open to write to it'
+    finally:
+        run('umount', memory / 'merged', check=True)
 
 
 EXCHANGING = """

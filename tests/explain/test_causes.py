@@ -1,11 +1,8 @@
 """What keeps a file from getting its capabilities is named as what it is."""
 
-import ctypes
 import errno
 import functools
 import os
-import struct
-import subprocess
 import sys
 import threading
 from contextlib import contextmanager
@@ -19,6 +16,7 @@ from caps.explain import explain
 from support import needs, needs_root, run
 from support.child import become, in_a_child
 from support.executions import advice, happens
+from support.mounts import mount_idmapped
 
 pytestmark = [needs_root, needs('cap_net_raw', 'cap_setpcap')]
 
@@ -194,32 +192,6 @@ def test_owner_who_is_not_in_the_namespace_is_named(program, accounts, system_ve
         pytest.skip(done.stderr)
     assert 'can only be marked from outside' in done.stdout, done.stderr
     assert 'setcap' not in done.stdout
-
-
-def mount_idmapped(source, target):
-    """Mount a directory with its owners shown as 100000 and above."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def call(*arguments):
-        result = libc.syscall(*arguments)
-        if result < 0:
-            raise OSError(ctypes.get_errno(), 'no idmapped mounts')
-        return result
-
-    with subprocess.Popen(['unshare', '--user', 'sleep', '60']) as child:
-        try:
-            while not Path(f'/proc/{child.pid}/cmdline').read_bytes().startswith(b'sleep'):
-                assert child.poll() is None
-            for kind in 'uid', 'gid':
-                Path(f'/proc/{child.pid}/{kind}_map').write_text('0 100000 65536')
-            with open(f'/proc/{child.pid}/ns/user') as namespace:
-                tree = call(428, -100, os.fsencode(source), 1)  # open_tree, OPEN_TREE_CLONE
-                attributes = struct.pack('4Q', 0x100000, 0, 0, namespace.fileno())
-                call(442, tree, b'', 0x1000, attributes, 32)  # mount_setattr, MOUNT_ATTR_IDMAP
-        finally:
-            child.kill()
-    call(429, tree, b'', -100, os.fsencode(target), 4)  # move_mount
-    os.close(tree)
 
 
 @needs('cap_sys_admin')
