@@ -64,7 +64,8 @@ def seeds(harness, tree):
         yield b'\1'
     else:
         for choice in range(64):
-            yield bytes([choice]) + b'\0\1\x08'
+            yield bytes([choice]) + b'\0\1\x08'  # root/owner/file
+            yield bytes([choice]) + b'\5\x0d'  # sticky/script
         yield b'\2' + b'\1' * 5000
         yield from (b'\4C', b'\x0cUTC')
         yield b'\2' + b'a' * 20000 + b'\n'
