@@ -55,11 +55,11 @@ def needs(function: Callable[[], object], user: str | int = 'nobody') -> CapSet:
     _check_here()
     account = Account.of(user)
     name = getattr(function, '__qualname__', repr(function))
-    found = _audit(Function(function, account), [name], account, Options())
-    if found.needs is None:
-        said = found.runs[-1].said if found.runs else ''
-        raise AuditError(f'{name}: {found.reason}\n{said}'.rstrip())
-    return found.needs
+    result = _audit(Function(function, account), [name], account, Options())
+    if result.needs is None:
+        said = result.runs[-1].said if result.runs else ''
+        raise AuditError(f'{name}: {result.reason}\n{said}'.rstrip())
+    return result.needs
 
 
 def _check_here() -> None:
@@ -82,10 +82,10 @@ def _audit(
             stack.callback(tracer.close)
         runner = Runner(keeper, tracer, command.skipped, options, *around)
         from_all = options.from_all or tracer is None
-        found = search(runner.run, can_give(), from_all=from_all)
-    verdicts = judge(found)
-    needed, reason = answer(found, verdicts)
-    return Audit(argv, account.name, needed, verdicts, found.runs, method, reason)
+        result = search(runner.run, can_give(), from_all=from_all)
+    verdicts = judge(result)
+    needed, reason = answer(result, verdicts)
+    return Audit(argv, account.name, needed, verdicts, result.runs, method, reason)
 
 
 def _tracer(options: Options) -> tuple[Tracer | None, str]:

@@ -31,12 +31,12 @@ class Symbols:
             start = text.rfind(b'\n', low, (low + high) // 2) + 1 or low
             end = text.find(b'\n', start) + 1 or len(text)
             if int(text[start : text.find(b' ', start)], 16) <= address:
-                low, found = end, start
+                low, last = end, start
             else:
                 high = start
         if not low:
             return ''
-        where, _, function = text[found : text.find(b'\n', found)].split(b' ', 2)
+        where, _, function = text[last : text.find(b'\n', last)].split(b' ', 2)
         # Where kptr_restrict hides them all addresses are 0.
         return function.decode() if int(where, 16) and address >> 63 else ''
 
@@ -50,11 +50,11 @@ def system_call(number: int) -> str:
     resolve = _resolver()
     if resolve is None:
         return ''
-    found = resolve(0, number)  # 0 is this architecture
-    if not found:
+    pointer = resolve(0, number)  # 0 is this architecture
+    if not pointer:
         return ''
-    name = ctypes.string_at(found).decode()
-    ctypes.CDLL(None).free(ctypes.c_void_p(found))
+    name = ctypes.string_at(pointer).decode()
+    ctypes.CDLL(None).free(ctypes.c_void_p(pointer))
     return name
 
 

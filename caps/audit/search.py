@@ -39,7 +39,7 @@ class NoAnswerError(Exception):
 
 
 @dataclass
-class Found:
+class SearchResult:
     """What a search has found.
 
     runs: in their order
@@ -62,7 +62,9 @@ def strength(capability: str) -> int:
     return STRONG.index(capability) + 1 if capability in STRONG else 0
 
 
-def search(run: Callable[[CapSet], Run], everything: CapSet, *, from_all: bool = False) -> Found:
+def search(
+    run: Callable[[CapSet], Run], everything: CapSet, *, from_all: bool = False
+) -> SearchResult:
     """Find what a command needs.
 
     run: starts the command with these capabilities and nothing else
@@ -73,9 +75,9 @@ def search(run: Callable[[CapSet], Run], everything: CapSet, *, from_all: bool =
     try:
         searching.find(from_all)
     except NoAnswerError as why:
-        searching.found.final = None
-        searching.found.reason = str(why)
-    return searching.found
+        searching.result.final = None
+        searching.result.reason = str(why)
+    return searching.result
 
 
 class _Search:
@@ -83,7 +85,7 @@ class _Search:
         self._start, self._everything = run, everything
         self._known: dict[int, Run] = {}
         self._goal: tuple[int | None, bool] | None = None
-        self.found = Found()
+        self.result = SearchResult()
 
     def find(self, from_all: bool) -> None:
         most = self._from_all() if from_all else self._from_none()
@@ -97,16 +99,16 @@ class _Search:
                 f'and {ends(final.status)}'
             )
         self._help(final)
-        self.found.final = final
-        self.found.without = {name: self._run(kept - [name]) for name in kept}
+        self.result.final = final
+        self.result.without = {name: self._run(kept - [name]) for name in kept}
 
     def _run(self, caps: CapSet, *, again: bool = False) -> Run:
         if again or caps.mask not in self._known:
             for _ in range(TRIES):
-                if len(self.found.runs) >= LIMIT:
+                if len(self.result.runs) >= LIMIT:
                     raise NoAnswerError(f'{LIMIT} runs were not enough')
                 run = self._start(caps.copy())
-                self.found.runs.append(run)
+                self.result.runs.append(run)
                 if not run.lost:
                     break
             else:
@@ -201,7 +203,7 @@ class _Search:
             failures = better.failures()
             for name in more:
                 if any(failures.get(key, 0) < n for key, n in now.failures(name).items()):
-                    self.found.helped.add(name)
+                    self.result.helped.add(name)
             now = better
 
 
@@ -228,12 +230,12 @@ def went_on_unaudited(call: Call) -> bool:
 
 def _weakest(run: Run, kind: Callable[[Call], bool]) -> CapSet:
     """The weakest capability that each call of a kind was refused and the run did not have."""
-    found = CapSet()
+    weakest = CapSet()
     for call in run.calls or ():
         missing: Iterable[str] = [name for name in call.refused if name not in run.caps]
         if kind(call) and missing:
-            found.add(min(missing, key=strength))
-    return found
+            weakest.add(min(missing, key=strength))
+    return weakest
 
 
 def ends(status: int | None) -> str:

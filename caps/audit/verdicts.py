@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from caps import CapSet
-from caps.audit.search import Found, ends
+from caps.audit.search import SearchResult, ends
 from caps.audit.types import Audit, AuditError, Run, Verdict
 
 ORDER = ('needed', 'not proved', 'degrades', 'unused')
 
 
-def judge(found: Found) -> list[Verdict]:
+def judge(result: SearchResult) -> list[Verdict]:
     """The verdict on each capability that a command needs or has asked for."""
-    if found.final is None:
+    if result.final is None:
         return []
-    verdicts = [_on_needed(name, found.without[name], found.final) for name in found.final.caps]
-    verdicts += [_on_helped(name, found.final) for name in found.helped]
+    verdicts = [_on_needed(name, result.without[name], result.final) for name in result.final.caps]
+    verdicts += [_on_helped(name, result.final) for name in result.helped]
     named = CapSet(verdict.capability for verdict in verdicts)
     asked = CapSet()
-    for run in found.runs:
+    for run in result.runs:
         asked |= run.refused | run.granted
-    return verdicts + [_on_unused(name, found.runs) for name in asked - named]
+    return verdicts + [_on_unused(name, result.runs) for name in asked - named]
 
 
-def answer(found: Found, verdicts: Iterable[Verdict]) -> tuple[CapSet | None, str]:
+def answer(result: SearchResult, verdicts: Iterable[Verdict]) -> tuple[CapSet | None, str]:
     """What the command needs, or None and the reason why there is no answer."""
-    if found.final is None:
-        return None, found.reason
+    if result.final is None:
+        return None, result.reason
     for verdict in verdicts:
         if verdict.verdict == 'not proved':
             return None, f'{verdict.capability} is not proved: {verdict.reason}'
-    return found.final.caps, ''
+    return result.final.caps, ''
 
 
 def merge(audits: Iterable[Audit]) -> Audit:
