@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any
 
-from caps import CapSet
-from caps.cli.documents import PROBLEMS, Document
+from caps.cli.audits import SHAPE, document, document_of_one_run, mark, merged
 from caps.cli.output import Output
 from caps.cli.parsers import Commands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from caps.audit import Audit, Observation
-    from caps.audit.types import Call, Run
 
 EXAMPLES = """\
 The command is started again and again, with less and more, and each run really does what the
@@ -46,35 +41,6 @@ examples:
   caps audit --merge full.json quick.json
       one answer for several ways to call it
 """
-SHAPE: Document = {
-    'command': ['str'],
-    'account': 'str',
-    'needs': '[str] | null',
-    'reason': 'str | null',  # why there is no answer
-    'verdicts': [{'capability': 'str', 'verdict': 'str', 'reason': 'str'}],
-    'runs': [
-        {
-            'caps': '[str] | null',
-            'status': 'int | null',  # null where it still ran
-            'done': 'bool | null',
-            'refused': [
-                {
-                    'capability': 'str | null',  # null where the kernel asked for none
-                    'syscall': 'str',
-                    'error': 'str | null',  # null where the call went on
-                    'site': 'str',
-                    'times': 'int',
-                    'help': 'str | null',  # with --once: activate, mark, nothing or unknown
-                }
-            ],
-        }
-    ],
-    'ignored': [{'capability': 'str', 'reason': 'str', 'times': 'int'}],
-    'lost': 'int',
-    'method': 'str',
-    'mark': 'str | null',  # what setcap is to be given for a script under ppy
-    **PROBLEMS,
-}
 HELP = {
     'activate': 'it was permitted and not effective: activate it',
     'mark': 'it was not permitted: mark the program or script with it',
@@ -115,7 +81,7 @@ def run(arguments: argparse.Namespace, out: Output) -> bool:
 
     _check(arguments)
     if arguments.merge:
-        return _report(_merged(arguments.merge), out)
+        return _report(merged(arguments.merge), out)
     account = None if arguments.user is None else Account.of(arguments.user)
     try:
         if arguments.once:
@@ -206,75 +172,12 @@ def _with_it(audit: Audit) -> str:
     return f'{text}, and nothing is refused that more would let through'
 
 
-def mark(needs: CapSet) -> str:
-    """What setcap(8) is to be given for a script under ppy."""
-    return f'{needs}=i' if needs else '='
-
-
-def document(audit: Audit, is_script: bool = False) -> Document:
-    """What an audit has found."""
-    return {
-        'command': list(audit.command),
-        'account': audit.account,
-        'needs': None if audit.needs is None else list(audit.needs),
-        'reason': audit.reason or None,
-        'verdicts': [verdict._asdict() for verdict in audit.verdicts],
-        'runs': [*map(_run, audit.runs)],
-        'ignored': [
-            {'capability': name, 'reason': reason, 'times': times}
-            for (name, reason), times in audit.ignored.items()
-        ],
-        'lost': audit.lost,
-        'method': audit.method,
-        'mark': mark(audit.needs) if is_script and audit.needs is not None else None,
-    }
-
-
-def _run(run: Run) -> Document:
-    refused = [
-        _refusal(call, name, times)
-        for call, times in (run.calls or {}).items()
-        if call.means_something or not call.refused
-        for name in call.refused or (None,)
-    ]
-    return {
-        'caps': list(run.caps),
-        'status': run.status,
-        'done': run.is_done,
-        'refused': refused,
-    }
-
-
-def _refusal(call: Call, name: str | None, times: int, help: str | None = None) -> Document:
-    return {
-        'capability': name,
-        'syscall': call.name,
-        'error': call.error or None,
-        'site': call.site,
-        'times': times,
-        'help': help,
-    }
-
-
 def _report_once(seen: Observation, out: Output) -> bool:
     from caps.audit.search import ends
 
-    refusals = seen.refusals
-    refused = [_refusal(it.call, it.capability, it.times, it.help) for it in refusals]
-    out.document = {
-        'command': list(seen.command),
-        'account': seen.account,
-        'needs': None,
-        'reason': 'one run alone proves nothing',
-        'verdicts': [],
-        'runs': [{'caps': None, 'status': seen.status, 'done': None, 'refused': refused}],
-        'ignored': [],
-        'lost': seen.lost,
-        'method': seen.method,
-        'mark': None,
-    }
+    out.document = document_of_one_run(seen)
     out.line(f'it {ends(seen.status)} as {seen.account}', style='bold')
-    for refusal in refusals:
+    for refusal in seen.refusals:
         call = refusal.call
         what = f'{call.name or "a call"} {call.error or "went on"}'
         times = 'once' if refusal.times == 1 else f'{refusal.times} times'
@@ -284,53 +187,3 @@ def _report_once(seen: Observation, out: Output) -> bool:
     if seen.lost:
         out.problem(f'{seen.lost} events were lost: there may be more refusals')
     return True
-
-
-def _merged(paths: list[str]) -> Audit:
-    from caps.audit import AuditError, merge
-
-    try:
-        return merge([_read(path) for path in paths])
-    except AuditError as error:
-        raise ValueError(str(error)) from None
-
-
-def _read(path: str) -> Audit:
-    """The audit whose document is in a file."""
-    from caps.audit.types import Audit, Call, Verdict
-
-    with open(path) as file:
-        text = file.read()
-    try:
-        found: dict[str, Any] = json.loads(text)
-        needs = found['needs']
-        runs = [*map(_read_run, found['runs'])]
-        for each in found['ignored']:
-            noise = Call('', '', (each['capability'],), '', each['reason'])
-            runs[0] = replace(runs[0], calls={**(runs[0].calls or {}), noise: each['times']})
-        return Audit(
-            [*map(str, found['command'])],
-            str(found['account']),
-            None if needs is None else CapSet(needs),
-            [Verdict(**verdict) for verdict in found['verdicts']],
-            runs,
-            str(found['method']),
-            found['reason'] or '',
-        )
-    except (ValueError, KeyError, TypeError, IndexError):
-        raise ValueError(f'{path} is not what caps audit --json printed') from None
-
-
-def _read_run(found: dict[str, Any]) -> Run:
-    from caps.audit.types import Call, Run
-
-    calls = {
-        Call(
-            each['syscall'],
-            each['error'] or '',
-            (each['capability'],) if each['capability'] else (),
-            each['site'],
-        ): each['times']
-        for each in found['refused']
-    }
-    return Run(CapSet(found['caps'] or ()), found['status'], bool(found['done']), calls)
