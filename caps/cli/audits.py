@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from typing import Any
-
 from caps import CapSet
 from caps.cli.documents import PROBLEMS, Document
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from caps.audit import Audit, Observation
     from caps.audit.types import Call, Run
 
@@ -124,6 +122,9 @@ def merged(paths: list[str]) -> Audit:
 
 def _read(path: str) -> Audit:
     """The audit whose document is in a file."""
+    import json
+    from dataclasses import replace
+
     from caps.audit.types import Audit, Call, Verdict
 
     with open(path) as file:
