@@ -45,15 +45,16 @@ def audit(
     return _audit(Program(argv, account), argv, account, options)
 
 
-def needs(function: Callable[[], object], user: str | int = 'nobody') -> CapSet:
+def needs(function: Callable[[], object], user: str | int | None = None) -> CapSet:
     """The capabilities that a function needs, by calling it with less and more in forked children.
 
     function: has done its work when it returns, and not when it raises an exception
-    user: the account that it is called as
+    user: the account that it is called as; by default a number that is no account's. Processes of
+    a named account can trace the children, which have this process's memory and open files.
     Raises AuditError where there is no answer; see capabilities(7).
     """
     _check_here()
-    account = Account.of(user)
+    account = Account.unused() if user is None else Account.of(user)
     name = getattr(function, '__qualname__', repr(function))
     result = _audit(Function(function, account), [name], account, Options())
     if result.needs is None:

@@ -53,6 +53,14 @@ class Account:
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir, entry.pw_shell)
 
     @classmethod
+    def unused(cls) -> Account:
+        """A number that is no account's, so that no other process runs as it."""
+        from caps.admin.copies import unused_id
+
+        number = unused_id()
+        return cls(str(number), number, number, ())
+
+    @classmethod
     def usual(cls) -> Account:
         """Who called sudo(8), or nobody."""
         user = os.environ.get('SUDO_UID', '0')

@@ -1,6 +1,7 @@
 """What a command, its account and other users can do to an audit, and to whom it runs as."""
 
 import os
+import pwd
 import subprocess
 import sys
 import time
@@ -30,6 +31,43 @@ def test_function_cannot_read_what_the_whole_machine_is_asked_for():
         assert not [name for name in names if 'perf' in name], names
 
     assert needs(look) == CapSet()
+
+
+def reach_into(processes, answers):
+    """As nobody, try to open the memory of each process that is told; say whether that worked."""
+    nobody = pwd.getpwnam('nobody')
+    os.setgroups([])
+    os.setresgid(*[nobody.pw_gid] * 3)
+    os.setresuid(*[nobody.pw_uid] * 3)
+    while process := os.read(processes, 16).strip():
+        try:
+            os.close(os.open(f'/proc/{process.decode()}/mem', os.O_RDONLY))
+            os.write(answers, b'!')
+        except PermissionError:
+            os.write(answers, b'.')
+    os._exit(0)
+
+
+def test_other_processes_cannot_reach_into_a_function():
+    """It has the memory and the files of root's process, and must be open to its own account."""
+    processes, told = os.pipe()
+    said, answers = os.pipe()
+    attacker = os.fork()
+    if not attacker:
+        os.close(told)
+        reach_into(processes, answers)
+
+    def be_looked_at():
+        os.write(told, f'{os.getpid():16}'.encode())
+        assert os.read(said, 1) == b'.'
+        assert os.listdir('/proc/self/fd')
+
+    try:
+        assert needs(be_looked_at) == CapSet()
+    finally:
+        for fd in processes, told, said, answers:
+            os.close(fd)
+        os.waitpid(attacker, 0)
 
 
 HELPERS = {
@@ -88,6 +126,7 @@ def test_account_cannot_signal_the_keeper(account):
 
 CHAIN = """
 import os
+import pwd
 while True:
     if os.fork():
         os._exit(0)
