@@ -45,18 +45,21 @@ def audit(
     return _audit(Program(argv, account), argv, account, options)
 
 
-def needs(function: Callable[[], object], user: str | int | None = None) -> CapSet:
+def needs(
+    function: Callable[[], object], user: str | int | None = None, *, from_all: bool = False
+) -> CapSet:
     """The capabilities that a function needs, by calling it with less and more in forked children.
 
     function: has done its work when it returns, and not when it raises an exception
     user: the account that it is called as; by default a number that is no account's. Processes of
     a named account can trace the children, which have this process's memory and open files.
+    from_all: begin with all capabilities, for what looks at its own first, as `caps.raised` does
     Raises AuditError where there is no answer; see capabilities(7).
     """
     _check_here()
     account = Account.unused() if user is None else Account.of(user)
     name = getattr(function, '__qualname__', repr(function))
-    result = _audit(Function(function, account), [name], account, Options())
+    result = _audit(Function(function, account), [name], account, Options(from_all=from_all))
     if result.needs is None:
         said = result.runs[-1].said if result.runs else ''
         raise AuditError(f'{name}: {result.reason}\n{said}'.rstrip())

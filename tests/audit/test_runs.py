@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from caps import Caps, CapSet, _caps
+from caps import Caps, CapSet, _caps, raised
 from caps.audit import Account, AuditError, Options, audit
 from caps.audit import keeper as module
 from caps.audit.auditing import needs
@@ -318,6 +318,16 @@ def read_shadow():
 def test_function_needs_what_it_does():
     assert needs(read_shadow) == {'cap_dac_read_search'}
     assert needs(lambda: None) == set()
+
+
+def test_function_that_looks_at_its_own_capabilities_first_begins_with_all():
+    def send():
+        with raised('cap_kill'):
+            os.kill(1, 0)
+
+    with pytest.raises(AuditError, match='It may look at its own capabilities first'):
+        needs(send)
+    assert needs(send, from_all=True) == {'cap_kill'}
 
 
 def test_function_that_fails_whatever_it_has_says_how():
