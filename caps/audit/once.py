@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 
@@ -17,11 +18,14 @@ from caps.audit.tracing import Tracer
 from caps.audit.types import AuditError, Observation, Refusal
 
 
-def once(argv: Sequence[str], account: Account | None = None) -> Observation:
+def once(
+    argv: Sequence[str], account: Account | None = None, seconds: float = math.inf
+) -> Observation:
     """Run a command once, and change nothing.
 
     argv: the words of the command
     account: who it runs as; by default who runs this
+    seconds: after which it is ended, if it still runs
     Raises AuditError where nothing can be traced, or the command cannot be started.
     """
     command = Today(argv, account)
@@ -29,8 +33,9 @@ def once(argv: Sequence[str], account: Account | None = None) -> Observation:
         process = keeper.start(CapSet())
         tracer.start()
         keeper.go()
-        wait(keeper, tracer, math.inf)
-        status, _ = keeper.end()
+        status = None
+        if wait(keeper, tracer, time.monotonic() + seconds):
+            status, _ = keeper.end()
         records, lost = tracer.stop(process)
         seen = tracer.of(records, process, command.skipped)
         refusals = [*_refusals(seen, _permitted(seen))]  # before anyone waits for the process

@@ -100,14 +100,14 @@ class Observation:
     """One run in today's state.
 
     command, account: as of an audit
-    status: its exit status, negative for a signal
+    status: its exit status, negative for a signal; None where it still ran
     refusals: what it was refused, as far as that means something
     method, lost: how the run was observed, and how many events were lost
     """
 
     command: Sequence[str]
     account: str
-    status: int
+    status: int | None
     refusals: Sequence[Refusal]
     method: str
     lost: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from contextlib import suppress
@@ -36,7 +37,7 @@ examples:
   sudo caps audit --from all --ppy /usr/local/bin/ppy -- ./backup.py /home
       a script that looks at its own capabilities first, as caps.raised does
   sudo caps audit --once --as backup -- ./backup.sh
-      one run as things are: what was refused, and what would help
+      one run as things are: what was refused, and what would help; --for ends it
   sudo caps audit --json -- ./backup.sh --full > full.json
   caps audit --merge full.json quick.json
       one answer for several ways to call it
@@ -85,7 +86,8 @@ def run(arguments: argparse.Namespace, out: Output) -> bool:
     account = None if arguments.user is None else Account.of(arguments.user)
     try:
         if arguments.once:
-            return _report_once(once(arguments.command, account), out)
+            seconds = arguments.seconds or math.inf
+            return _report_once(once(arguments.command, account, seconds), out)
         if sys.stderr.isatty():
             _say_how_often(arguments.command)
         options = Options(
@@ -108,7 +110,7 @@ def _check(arguments: argparse.Namespace) -> None:
         '--once': arguments.once, '--merge': arguments.merge,
     }  # fmt: skip
     given = {name for name, value in options.items() if value}
-    for option, others in ('--merge', set()), ('--once', {'--as'}):
+    for option, others in ('--merge', set()), ('--once', {'--as', '--for'}):
         if option in given and (wrong := given - others - {option}):
             arguments.refuse(f'{option} does not go with {", ".join(sorted(wrong))}')
     if arguments.merge and arguments.command:

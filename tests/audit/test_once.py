@@ -6,6 +6,7 @@ from pathlib import Path
 from caps import Caps
 from caps.audit import once
 from support import needs_root, run
+from support.processes import sleeping
 
 pytestmark = needs_root
 
@@ -71,6 +72,13 @@ def test_where_nothing_can_be_traced_it_says_why(system_venv, accounts):
     code = 'from caps.audit import once; once(["true"])'
     result = run(system_venv / 'bin/python', '-c', code, account=accounts.owner, cwd='/')
     assert 'nothing can be traced, and one run alone proves nothing: ' in result.stderr
+
+
+def test_command_that_does_not_end_is_ended(account, sleeper):
+    seen = once(['sh', '-c', f'cat /etc/shadow; exec sleep {sleeper}'], account, 1)
+    assert seen.status is None
+    assert ('openat', 'cap_dac_read_search') in helps(seen)
+    assert sleeping(sleeper) == []
 
 
 def test_nothing_is_changed(account):

@@ -100,6 +100,13 @@ def test_once_says_what_would_help(capsys):
     assert (refused['capability'], refused['help']) == (None, 'nothing')
 
 
+def test_once_ends_a_daemon_and_says_what_it_was_refused_until_then(capsys):
+    options = '--once', '--as', 'nobody', '--for', '1'
+    found = document(capsys, *options, '--', 'sh', '-c', 'cat /etc/shadow; exec sleep 1000')
+    assert found['runs'][0]['status'] is None
+    assert audit(*options, '--', 'sleep', '1000').stdout.startswith('it still runs as nobody\n')
+
+
 @pytest.fixture
 def audits(tmp_path):
     """The documents of two audits, and of one without an answer."""
