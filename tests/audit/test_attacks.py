@@ -4,7 +4,6 @@ import os
 import pwd
 import subprocess
 import sys
-import time
 from contextlib import suppress
 
 import pytest
@@ -138,6 +137,6 @@ def test_processes_that_end_as_soon_as_they_have_a_child_are_ended(account):
     with Keeper(Program(command, account)) as keeper:
         keeper.start(CapSet())
         keeper.go()
-        time.sleep(0.2)
+        assert keeper.end() == (0, True)
         assert keeper.stop()[0] is True
         assert keeper.start(CapSet()) > 0
