@@ -43,6 +43,7 @@ class Environment:
     group: str | None = None
     closed: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    is_stale: bool = False
 
     @property
     def way_in(self) -> str:

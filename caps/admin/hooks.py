@@ -220,8 +220,11 @@ def remove() -> list[str]:
 
 
 def after_packages() -> Iterator[tuple[int, str]]:
-    """Bring back marks: the status and output of each command, which ends after some minutes."""
-    commands = []
+    """Renew copies of interpreters and bring back marks: the status and output of each command.
+
+    Each ends after some minutes.
+    """
+    commands = [['refresh']]
     with suppress(AdminError):
         commands += [['manifest', 'restore']] * bool(places())
     for words in commands:

@@ -47,6 +47,7 @@ class Installation:
     allowed: what scripts can be given at most, None where that is unknown
     allow_root: whether scripts of root are launched
     version: of the package that ppy is from, None where that is unknown
+    is_stale: whether the interpreter has changed since it was copied
     problems: one sentence for each thing that is wrong, with the command that fixes it
     """
 
@@ -59,6 +60,7 @@ class Installation:
     allowed: CapSet | None = None
     allow_root: bool = False
     version: str | None = None
+    is_stale: bool = False
     problems: list[str] = field(default_factory=list)
 
     # Where bin and libexec lead is decided once, and looked at after that.
@@ -154,12 +156,12 @@ def installation_at(prefix: PathText = PREFIX, name: str = NAME) -> Installation
         fix = shlex.join(['caps', 'ppy', 'install', *words])
         installation.problems = [f'{installation.ppy} is not installed: {fix}']
         return installation
-    installation.problems = list(dict.fromkeys(_damage(installation)))
+    installation.problems = list(dict.fromkeys((*damage(installation), *_news(installation))))
     return installation
 
 
-def _damage(installation: Installation) -> Iterator[str]:
-    """What is wrong with an installation."""
+def damage(installation: Installation) -> Iterator[str]:
+    """How an installation is not as it was made, or not where it may be."""
     yield from place_flaws(os.path.dirname(installation.ppy))
     if any(strangers(os.path.dirname(installation.ppy))):
         return  # they say what the rest is
@@ -168,12 +170,20 @@ def _damage(installation: Installation) -> Iterator[str]:
     yield from flaws
     if not flaws:
         yield from library_flaws(installation.original, prover())
-    for path, template, mode, caps in installation.launchers():
-        flaws = list(_file_flaws(installation, path, 0, mode, caps))
-        yield from flaws or _age(installation, path, template)
+    for path, _, mode, caps in installation.launchers():
+        yield from _file_flaws(installation, path, 0, mode, caps)
     gid = grp.getgrnam(installation.group).gr_gid if installation.group else 0
     mode, caps = 0o750 if gid else 0o700, Caps(inheritable=installation.allowed or ())
     yield from _file_flaws(installation, installation.capped, gid, mode, caps)
+
+
+def _news(installation: Installation) -> Iterator[str]:
+    """What has changed since an installation was made."""
+    if any(strangers(os.path.dirname(installation.ppy))):
+        return
+    for path, template, mode, caps in installation.launchers():
+        if not any(_file_flaws(installation, path, 0, mode, caps)):
+            yield from _age(installation, path, template)
     news = CapSet.all() - (installation.allowed or CapSet.all())
     if installation.allowed and means_all(installation.allowed) and news:
         yield (
@@ -183,12 +193,18 @@ def _damage(installation: Installation) -> Iterator[str]:
     for reason in unrecorded(Ppy(installation.prefix, installation.name)):
         yield f'{installation.ppy} {reason}: {installation.command}'
     try:
-        if Path(installation.capped).read_bytes() != Path(installation.original).read_bytes():
+        installation.is_stale = is_stale(installation)
+        if installation.is_stale:
             yield f'{installation.original} has changed since it was copied: {installation.command}'
     except FileNotFoundError:
         pass  # said above
     except PermissionError:
         yield f'only root can compare {installation.capped} with its original: run this with sudo'
+
+
+def is_stale(installation: Installation) -> bool:
+    """Whether the interpreter has changed since it was copied; raises OSError."""
+    return Path(installation.capped).read_bytes() != Path(installation.original).read_bytes()
 
 
 def prover() -> Account | None:
@@ -211,6 +227,13 @@ def _age(installation: Installation, path: str, template: Path) -> Iterator[str]
     here = _package_version()
     there = f'of version {installation.version}, not' if installation.version else 'not'
     yield f'{path} is {there} the ppy of this package, version {here}: {installation.command}'
+
+
+def is_newer(installation: Installation) -> bool:
+    """Whether a launcher is of a later version than this package, as far as both say theirs."""
+    texts = _version(installation.ppy) or '', _package_version()
+    there, here = ([int(number) for number in re.findall('[0-9]+', text)] for text in texts)
+    return bool(there and here) and there > here
 
 
 def _without_record(path: Path) -> bytes:

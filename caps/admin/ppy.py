@@ -10,7 +10,15 @@ from contextlib import ExitStack, suppress
 
 from caps import IAB, Caps, CapSet
 from caps.admin.copies import sync, unused_id
-from caps.admin.installation import Installation, PathText, installation_at, named, recorded
+from caps.admin.installation import (
+    Installation,
+    PathText,
+    damage,
+    installation_at,
+    is_newer,
+    named,
+    recorded,
+)
 from caps.admin.places import directory_flaws, interpreter_flaws, place_flaws, without_links
 from caps.admin.proof import InstallError, library_flaws
 from caps.admin.registry import Ppy, forget, recording
@@ -35,6 +43,7 @@ def install(
     allow: str | None = None,
     allow_root: bool | None = None,
     reset: bool = False,
+    renew: bool = False,
 ) -> Installation:
     """Install ppy and a capped copy of an interpreter, or leave everything as it was.
 
@@ -45,6 +54,7 @@ def install(
     allow: what scripts can be given at most
     allow_root: launch scripts that belong to root as well
     reset: forget what was chosen for the installation that is there
+    renew: only where one is there that is as it was made, but for a change of the interpreter
 
     What is None stays as it is installed.  Where nothing is, or with `reset`, it is the Python that
     runs this, file capabilities, no group, all capabilities of this kernel, and no scripts of root.
@@ -66,6 +76,8 @@ def install(
                 f'{plan.ppy} belongs to uid {uid}, so what it says of itself cannot be kept: '
                 'say what you want with --reset'
             )
+        if renew:
+            _refuse(_unrenewable(plan, installed))
         gid = _choose(plan, None if reset else installed, interpreter, group, allow)
         before = None if reset else installed
         plan.setuid = bool(before and before.setuid) if setuid is None else setuid
@@ -189,6 +201,16 @@ def _choose(
         return 0 if plan.group is None else grp.getgrnam(plan.group).gr_gid
     except KeyError:
         raise InstallError(f'there is no group {plan.group!r}: groupadd {plan.group}') from None
+
+
+def _unrenewable(plan: Installation, installed: Installation | None) -> Iterator[str]:
+    """Why what is there is not what was installed: somebody may have meant to switch it off."""
+    if installed is None:
+        yield f'{plan.ppy} is not there any more'
+        return
+    yield from damage(installed)
+    if is_newer(installed):
+        yield f'{plan.ppy} is of a newer version than this caps, which would make it older again'
 
 
 def _obstacles(plan: Installation) -> Iterator[str]:

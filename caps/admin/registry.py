@@ -8,15 +8,14 @@
 """
 
 import os
-import re
-import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from caps.admin.copies import is_ours, sync, write_copy
+from caps.admin.copies import is_ours, sync
 from caps.admin.opening import refuse
 from caps.admin.places import stops
+from caps.admin.rewriting import replace, rewriting
 from caps.admin.transaction import AdminError, lock, unlock
 from caps.admin.words import ManifestError, quoted, words_of
 from caps.system.look import part
@@ -24,8 +23,6 @@ from caps.system.path import strangers
 
 PLACE = '/var/lib/caps'
 FILE = 'registry'
-LOCK = '.lock'
-TEMPORARY = re.compile(r'\.registry\.[0-9a-f]{16}')
 TITLE = '# What caps has made on this machine. "caps status" shows it.\n'
 SIZE = 1 << 24  # bytes that the file may have
 
@@ -191,15 +188,19 @@ def _opened(is_made: bool = False) -> Iterator[int | None]:
     except NotADirectoryError:  # which a symbolic link is as well
         raise RegistryError(f'{path} is no directory: remove it') from None
     try:
-        info = os.fstat(fd)
-        if info.st_uid or info.st_mode & 0o077:
-            raise RegistryError(
-                f"{path} is not root's alone, so what it lists is not trusted: look at it, "
-                f'then chown root {path}; chmod 700 {path}'
-            )
+        _require_alone(fd, path)
         yield fd
     finally:
         os.close(fd)
+
+
+def _require_alone(fd: int, path: str) -> None:
+    info = os.fstat(fd)
+    if info.st_uid or info.st_mode & 0o077:
+        raise RegistryError(
+            f"{path} is not root's alone, so what it lists is not trusted: look at it, "
+            f'then chown root {path}; chmod 700 {path}'
+        )
 
 
 def _entries(place: int | None) -> dict[tuple[str, str], Entry]:
@@ -270,40 +271,31 @@ def _change(key: tuple[str, str], entry: Entry | None) -> Entry | None:
             before = _entries(place).get(key)
             if before == entry:  # which is also seen where nothing can be written
                 return before
-            if place is None:
-                continue
-            fd = lock(LOCK, place)
-            if fd is None:  # who had it has forgotten the last thing, and removed the directory
-                continue
-            try:
-                entries = _entries(place)
-                before = entries.pop(key, None)
-                if entry is not None:
-                    entries[key] = entry
-                _write(place, entries.values())
-            finally:
-                unlock(fd, LOCK, place)
-                os.close(fd)
-                with suppress(OSError):  # it lists something, or another command is in it
-                    os.rmdir(PLACE)
+        with (
+            suppress(FileNotFoundError),  # who forgets the last thing removes the directory
+            _without_empty(),
+            rewriting(f'{PLACE}/{FILE}') as (fd, name),
+        ):
+            _require_alone(fd, PLACE)
+            entries = _entries(fd)
+            before = entries.pop(key, None)
+            if entry is not None:
+                entries[key] = entry
+            lines = [' '.join(map(quoted, each.words)) for each in entries.values()]
+            if lines:
+                content = TITLE + ''.join(f'{line}\n' for line in lines)
+                replace(fd, name, content.encode(), (0, 0), 0o600)
+            else:
+                os.unlink(name, dir_fd=fd)
+                sync(fd)
             return before
 
 
-def _write(place: int, entries: Iterable[Entry]) -> None:
-    """Have the file list these, or not be there."""
-    for name in filter(TEMPORARY.fullmatch, os.listdir(place)):  # of a command that was killed
-        os.unlink(name, dir_fd=place)
-    lines = [' '.join(map(quoted, entry.words)) for entry in entries]
-    if lines:
-        content = TITLE + ''.join(f'{line}\n' for line in lines)
-        temporary = f'.{FILE}.{secrets.token_hex(8)}'
-        os.close(write_copy(temporary, content.encode(), (0, 0), 0o600, None, place))
-        try:
-            os.rename(temporary, FILE, src_dir_fd=place, dst_dir_fd=place)
-        except OSError:
-            os.unlink(temporary, dir_fd=place)
-            raise
-    else:
-        with suppress(FileNotFoundError):
-            os.unlink(FILE, dir_fd=place)
-    sync(place)
+@contextmanager
+def _without_empty() -> Iterator[None]:
+    """A block after which the directory is not there, unless it lists something or is in use."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.rmdir(PLACE)

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from caps import Caps, CapSet
 from caps.accounts import user_name
-from caps.admin.copies import sync, take_back, write_copy
+from caps.admin.copies import is_ours, sync, take_back, write_copy
 from caps.admin.environment import (
     UNMARKED,
     Bin,
@@ -68,7 +68,7 @@ def mark_in(
     place: Bin, caps: Caps, group: str | None, held: ExitStack, undo: ExitStack
 ) -> Environment:
     """What `mark` does, in the directory of an environment that is being changed."""
-    gid = _group_id(group)
+    gid = group_id(group)
     if os.fstatvfs(place.fd).f_flag & os.ST_NOSUID:
         raise VenvError(f'{place.top} is on a nosuid mount, where file capabilities mean nothing')
     _require_member(place, gid)
@@ -184,15 +184,44 @@ def _damage(place: Bin, name: str, environment: Environment) -> Iterator[str]:
         yield f'{place.path(other)} is another file, which is not marked: {fix}'
     for reason in unrecorded(Venv(place.top)):
         yield f'{place.top} {reason}: {fix}'
-    gid, number = _group_id(environment.group), unused_group()
+    gid, number = group_id(environment.group), unused_group()
     try:
         _require_member(place, gid)
-        if is_stale(place, name, gid, number):
+        environment.is_stale = is_stale(place, name, gid, number)
+        if environment.is_stale:
             yield f'{environment.unmarked} has changed since it was copied: {fix}'
         prove_copy(place, name, gid, number, environment.caps)
     except VenvError as error:
         way = f'; until then: {environment.way_in}' if environment.unmarked else ''
         yield f'{error}{way}'
+
+
+def mark_flaws(place: Bin, name: str, entry: Venv) -> Iterator[str]:
+    """How the python of an environment is not the copy that was marked, as it is recorded.
+
+    The owner of the environment can have anything there but this: a file of root's under one name.
+    """
+    if place.link(name) is not None:
+        yield f'{place.path(name)} is not marked any more'
+        return
+    fd = place.open(name)
+    try:
+        info, caps = os.fstat(fd), Caps.from_file(fd)
+    finally:
+        os.close(fd)
+    gid = group_id(entry.group)
+    if not is_ours(info):
+        yield f'{place.path(name)} is not the file that was marked'
+    elif not caps.marked:
+        yield f'{place.path(name)} is not marked any more'
+    elif caps != Caps(entry.text) or caps.root_id:
+        root_id = f' [rootid={caps.root_id}]' if caps.root_id else ''
+        yield f'{place.path(name)} has {caps}{root_id}, not {entry.text}'
+    elif stat.S_IMODE(info.st_mode) != mode_for(entry.group):
+        mode = f'{stat.S_IMODE(info.st_mode):o}'
+        yield f'{place.path(name)} has mode {mode}, not {mode_for(entry.group):o}'
+    elif gid not in (None, info.st_gid):
+        yield f'{place.path(name)} is not for members of {entry.group}'
 
 
 def is_stale(place: Bin, name: str, gid: int | None, number: int | None) -> bool:
@@ -265,7 +294,7 @@ def mode_for(group: str | None) -> int:
     return 0o755 if group is None else 0o750
 
 
-def _group_id(group: str | None) -> int | None:
+def group_id(group: str | None) -> int | None:
     try:
         return None if group is None else grp.getgrnam(group).gr_gid
     except KeyError:

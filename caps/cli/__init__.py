@@ -19,6 +19,7 @@ from caps.cli import (
     hooks,
     manifest,
     ppy,
+    refresh,
     show,
     venv,
 )
@@ -35,6 +36,7 @@ examples:
   sudo caps set cap_net_raw=ep FILE     what setcap does; get and remove it likewise
   sudo caps venv mark DIR cap_net_raw   for the python of one virtual environment only
   sudo caps ppy install                 for scripts: mark a script, and run it through ppy
+  sudo caps status                      all that caps has made, and whether it is still right
   sudo caps manifest check              which marks an upgrade took away, and which are unexpected
   sudo caps hooks install               brings back marks after each package run
   . <(caps completion bash)             complete all this
@@ -131,7 +133,8 @@ def parser() -> Parser:
     add_json(parser)
     commands = Commands(parser)
     for group in (
-        show, files, find, explain, audit, venv, ppy, manifest, hooks, capabilities, completion
+        *(show, files, find, explain, audit, venv, ppy, refresh, manifest, hooks),
+        *(capabilities, completion),
     ):  # fmt: skip
         group.add(commands)
     commands.add('version', _print_version, 'print the version', VERSION)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from caps.admin.hooks import Hook
 
 EXAMPLES = """\
-After each package run the hooks do "caps manifest restore". A hook is one small file. Package runs
-go on whatever comes of it, also after caps is gone.
+After each package run the hooks do "caps refresh" and, where there is a manifest, "caps manifest
+restore". A hook is one small file. Package runs go on whatever comes of it, also after caps is
+gone.
 
 examples:
   sudo caps hooks install
@@ -88,6 +89,17 @@ def _report(hooks: list[Hook], out: Output) -> bool:
             out.problem(f'{hook.path}: {hook.problem}')
     out.document = {'hooks': [*map(document, hooks)]}
     return any(hook.state == 'installed' for hook in hooks)
+
+
+def summary(hooks: list[Hook] | None = None) -> str:
+    """In a line, whether a copy of an interpreter is renewed after an upgrade."""
+    if hooks is None:
+        from caps.admin.hooks import status
+
+        hooks = status()
+    managers = [hook.manager for hook in hooks if hook.state == 'installed']
+    there = f'renew it after each run of {" and ".join(managers)}'
+    return there if managers else 'none; to have it renewed after upgrades: sudo caps hooks install'
 
 
 def document(hook: Hook) -> Document:

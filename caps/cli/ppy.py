@@ -7,6 +7,7 @@ import os
 
 from caps import Caps, CapSet
 from caps.cli.documents import PROBLEMS, STATE, Document, state
+from caps.cli.hooks import summary
 from caps.cli.output import Output
 from caps.cli.parsers import Commands, Parser
 
@@ -124,7 +125,9 @@ def install(arguments: argparse.Namespace, out: Output) -> bool:
         allow_root=arguments.allow_root,
         reset=arguments.reset,
     )
-    return _report(installation, out)
+    is_installed = _report(installation, out)
+    out.line(f'  hooks:           {summary()}')
+    return is_installed
 
 
 def status(arguments: argparse.Namespace, out: Output) -> bool:

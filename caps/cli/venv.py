@@ -6,6 +6,7 @@ import argparse
 
 from caps import Caps
 from caps.cli.documents import PROBLEMS, STATE, Document, state
+from caps.cli.hooks import summary
 from caps.cli.output import Output
 from caps.cli.parsers import Commands, argument_error
 
@@ -87,6 +88,7 @@ def mark(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.admin import venv
 
     _report(venv.mark(arguments.directory, arguments.caps, arguments.group), out)
+    out.line(f'  hooks:       {summary()}')
     return True
 
 

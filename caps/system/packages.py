@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from caps.system.run import RunError, run_as
 
+UNFINISHED = {'half-installed', 'unpacked', 'half-configured'}
 MANY = 500  # arguments of one call
 SIZE = 1 << 26  # bytes that it may print
 MERGED = re.compile('/usr(/(?:bin|sbin|lib[^/]*)/.*)', re.DOTALL)
@@ -127,3 +128,19 @@ def _lines(some: Iterable[str], *command: str) -> Iterator[str]:
         with suppress(OSError, RunError):
             finished = run_as([*command, *things[start : start + MANY]], None, limit=SIZE)
             yield from os.fsdecode(finished.output).splitlines()
+
+
+def unfinished() -> list[str]:
+    """The packages that dpkg has begun to install, or has not configured; none without dpkg.
+
+    Raises RunError where dpkg does not say.
+    """
+    if not os.path.exists(DPKG):
+        return []
+    show = ['--show', '--showformat=${db:Status-Status} ${binary:Package}\n']
+    finished = run_as([DPKG, *show], None, limit=SIZE)
+    if finished.status:
+        reason = os.fsdecode(finished.errors).strip()
+        raise RunError(f'dpkg does not say which packages are half configured: {reason}')
+    lines = [line.split() for line in os.fsdecode(finished.output).splitlines()]
+    return [package for state, package in lines if state in UNFINISHED]
