@@ -10,8 +10,7 @@ is in another.
 Not modelled: ptrace(2), and a root directory shared by CLONE_FS, which both keep a program from
 gaining privilege much as no_new_privs does; security modules, seccomp(2), binfmt_misc, access
 control lists, resource limits, setfsuid(2), id-mapped mounts, the directories on the way to the
-file, and kernels booted with no_file_caps.  Until Linux 6.16 ids counted as changed wherever the
-effective one differed from the real one.
+file, and kernels booted with no_file_caps.
 """
 
 from __future__ import annotations
@@ -66,7 +65,10 @@ def execve(process: Process, file: File) -> Outcome:
     if error:
         return Outcome(None, error, False, program, tuple(reasons))
     uid, gid = _set_ids(process, program, say)
-    is_changed = uid != process.uid.effective or gid not in process.all_groups
+    if process.compares_real:
+        is_changed = uid != process.uid.real or gid != process.gid.real
+    else:
+        is_changed = uid != process.uid.effective or gid not in process.all_groups
 
     counting = _counting_caps(process, program, say)
     caps = counting or FileCaps()
@@ -94,8 +96,10 @@ def execve(process: Process, file: File) -> Outcome:
             say('effective-root')
             becomes_effective = True
 
-    if process.no_new_privs and (gained := permitted - process.permitted):
-        say('no-new-privs', gained=gained)
+    gained = permitted - process.permitted
+    if process.no_new_privs and (gained or (process.compares_real and is_changed)):
+        if gained:
+            say('no-new-privs', gained=gained)
         permitted &= process.permitted
         uid, gid = process.uid.real, process.gid.real
 

@@ -6,6 +6,7 @@ import errno
 import glob
 import os
 import pwd
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,9 +47,16 @@ def look_at_process(pid: int | None = None) -> Actor:
         securebits=SecureBits() if pid else SecureBits.from_process(),
         no_new_privs=fields['NoNewPrivs'] == '1',
         namespace=_namespace(directory),
+        compares_real=is_kernel_before(6, 16),
     )
     caveats = tuple(_caveats(directory, fields, bool(pid)))
     return Actor(pid or own, comm(directory), process, caveats)
+
+
+def is_kernel_before(*version: int) -> bool:
+    """Whether the kernel that runs is older than a version."""
+    numbers = re.match(r'(\d+)\.(\d+)', os.uname().release)
+    return numbers is not None and tuple(map(int, numbers.groups())) < version
 
 
 def _read(path: str) -> str:

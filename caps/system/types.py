@@ -52,6 +52,8 @@ class Process:
     groups: its supplementary groups
     securebits, no_new_privs: see prctl(2)
     namespace: the user namespace that it is in
+    compares_real: ids count as changed where the effective one is not the real one, and not where
+        it is not the one before, as before Linux 6.16
     """
 
     effective: CapSet = field(default_factory=CapSet)
@@ -65,6 +67,7 @@ class Process:
     securebits: SecureBits = field(default_factory=SecureBits)
     no_new_privs: bool = False
     namespace: UserNamespace = UserNamespace()
+    compares_real: bool = False
 
     @property
     def all_groups(self) -> set[int]:

@@ -17,7 +17,7 @@ import tempfile
 import traceback
 import types
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ import pytest
 from caps import IAB, Caps, CapSet, SecureBits, set_no_new_privs
 from caps.explain import execve
 from caps.system import types as model_types
+from caps.system.processes import is_kernel_before
 from caps.system.types import File, FileCaps, Ids, Process, UserNamespace
 from support import SUPPORT, needs
 
@@ -83,7 +84,7 @@ MUTATIONS = [
     ('permitted if becomes_effective else ambient', 'permitted if becomes_effective else CapSet()'),
     ('is_changed or uid != process.uid.real or gid', 'uid != process.uid.real or gid'),
     ('is_changed or uid != process.uid.real or', 'is_changed or'),
-    ('or gid != process.gid.real', ''),
+    ('or gid != process.gid.real\n    if', '\n    if'),
     ('process.uid.real != root and', ''),
     ('(becomes_effective or permitted - ambient)', 'becomes_effective'),
     ('(becomes_effective or permitted - ambient)', 'permitted - ambient'),
@@ -106,9 +107,16 @@ MUTATIONS = [
     ('not in process.namespace.roots:', '!= process.namespace.roots[0]:'),
     ('elif file.caps.root_id not in process.namespace.roots:', 'elif False:'),
     ('file.caps.permitted & known', 'file.caps.permitted'),
-    ('gid not in process.all_groups', 'gid != process.gid.effective'),
-    ('is_changed = uid != process.uid.effective', 'is_changed = uid != process.uid.real'),
+    ('if process.compares_real', 'if not process.compares_real'),
 ]
+if is_kernel_before(6, 16):
+    MUTATIONS += [
+        ('is_changed = uid != process.uid.real or gid', 'is_changed = gid'),
+        ('is_changed = uid != process.uid.real or gid != process.gid.real', 'is_changed = False'),
+        ('gained or (process.compares_real and is_changed)', 'gained'),
+    ]
+else:
+    MUTATIONS += [('gid not in process.all_groups', 'gid != process.gid.effective')]
 
 
 def call(name, *arguments):
@@ -323,6 +331,7 @@ class Case:
             securebits=securebits,
             no_new_privs=found['NoNewPrivs'] == '1',
             namespace=UserNamespace((root, 0), mapped, mapped) if self.map else UserNamespace(),
+            compares_real=is_kernel_before(6, 16),
         )
 
 
@@ -412,6 +421,18 @@ def test_a_wrong_rule_would_be_noticed(recorded, right, wrong, monkeypatch):
     for source in sources:
         exec(MODEL_TYPES.sub('', source).replace(right, wrong), model.__dict__)
     assert any(one.mismatch(model) for one in Loader(recorded, model).load())
+
+
+def test_ids_that_differed_before_have_changed_on_a_kernel_before_6_16_only():
+    caps = CapSet('cap_kill')
+    ids, sets = Ids(1001, 1002, 1002), {'permitted': caps, 'inheritable': caps, 'ambient': caps}
+    process = Process(uid=ids, gid=Ids(1001, 1001, 1001), **sets)
+    for is_old, kept in (False, caps), (True, CapSet()):
+        outcome = execve.execve(replace(process, compares_real=is_old), File('/bin/true'))
+        assert outcome.secure
+        assert outcome.process.ambient == kept
+    bound = replace(process, compares_real=True, no_new_privs=True)
+    assert execve.execve(bound, File('/bin/true')).process.uid == Ids(1001, 1001, 1001)
 
 
 def main():
