@@ -34,7 +34,10 @@
    is a path only would be opened as the owner, by a script that opens /dev/stdin. */
 static void tidy_descriptors(void)
 {
-	if (syscall(SYS_close_range, 3U, ~0U, 0) < 0)
+	long failed = syscall(SYS_close_range, 3U, ~0U, 0);
+	if (failed && errno == ENOSYS)
+		refuse(REFUSED, "kernel", "must be Linux 5.9 or later", NULL);
+	if (failed)
 		refuse_errno("close_range(2)");
 	for (int fd = 0; fd <= 2; fd++) {
 		int flags = fcntl(fd, F_GETFL);

@@ -14,7 +14,7 @@ import pytest
 from caps import Caps, _caps
 from caps.cli import main
 from caps.system.find import find
-from support import CHILDREN, needs, needs_root, require, run
+from support import CHILDREN, needs, needs_root, older_kernel, require, run
 from support.child import in_a_child
 
 pytestmark = needs('cap_setfcap')
@@ -52,7 +52,7 @@ CALLS = {'listxattrat': 465, 'statx': 332 if os.uname().machine == 'x86_64' else
 
 def find_without(call, answer):
     """The command line that searches without a system call."""
-    return [sys.executable, CHILDREN / 'older_kernel.py', CALLS[call], answer, 'find']
+    return [*older_kernel(CALLS[call], answer), sys.executable, '-m', 'caps', 'find']
 
 
 def lines(*command):

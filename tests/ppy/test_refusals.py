@@ -20,7 +20,7 @@ import caps
 from caps import Caps
 from caps.admin.ppy import InstallError, install, installation_at
 from caps.system.launcher import LAUNCHER_CAPS
-from support import needs, needs_root, run
+from support import needs, needs_root, older_kernel, run
 from support.accounts import Account
 from support.launchers import MODES, Ppy
 
@@ -337,6 +337,12 @@ def test_empty_argument_vector_is_refused(ppy):
     code += 'ctypes.CDLL(None).execve(sys.argv[1].encode(), none, none)'
     done = run('/usr/bin/python3', '-c', code, ppy.path)
     assert_refused(done, 'usage: ppy SCRIPT')  # Linux 5.18 and later supply an empty argv[0]
+
+
+def test_kernel_that_is_too_old_is_named(ppy, script):
+    close_range = 436
+    done = run(*older_kernel(close_range), ppy.path, script())
+    assert_refused(done, 'ppy: kernel: must be Linux 5.9 or later')
 
 
 CLOSED = [fds for count in (1, 2, 3) for fds in itertools.combinations('012', count)]

@@ -55,6 +55,11 @@ def program(name: str) -> str:
     return (CHILDREN / f'{name}.py').read_text()
 
 
+def older_kernel(number: int, answer: str = 'ENOSYS') -> list[str]:
+    """What a command is to begin with to run without a system call, as on an older kernel."""
+    return [sys.executable, str(CHILDREN / 'older_kernel.py'), str(number), answer]
+
+
 def python(code: str, *arguments: object, prefix: Sequence[str] = (), **options: Any) -> str:
     """Run code in a child, since what it does to its process cannot be undone; its output.
 

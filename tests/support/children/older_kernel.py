@@ -1,14 +1,13 @@
-"""Run a command line of caps without a system call, as an older kernel or a container does.
+"""Run a command without a system call, as an older kernel or a container does.
 
-older_kernel.py NUMBER ANSWER ARGUMENT...: the call, and the name of the error that it gives.
+older_kernel.py NUMBER ANSWER COMMAND...: the call, and the name of the error that it gives.
 """
 
 import ctypes
 import errno
+import os
 import struct
 import sys
-
-from caps.cli import main
 
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 0x50000, 0x7FFF0000
@@ -33,4 +32,4 @@ def take_away(call: int, error: int) -> None:
 
 
 take_away(int(sys.argv[1]), getattr(errno, sys.argv[2]))
-sys.exit(main(sys.argv[3:]))
+os.execvp(sys.argv[3], sys.argv[3:])
