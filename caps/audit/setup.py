@@ -13,6 +13,7 @@ from pathlib import Path
 
 from caps import IAB, Caps, CapSet, _caps
 from caps.accounts import id_of
+from caps.audit.types import AuditError
 from caps.system.look import look_at, part
 from caps.threads import NO_NEW_PRIVS, capset, drop_bounding, prctl, run_calls
 
@@ -91,7 +92,7 @@ def own_mounts(*, nosuid: bool) -> None:
     """Go to a mount namespace of our own, which ends with the last process in it.
 
     nosuid: marks and set-user-ID bits of files neither add anything nor make execve(2) fail.
-    Raises OSError where that is not allowed.
+    Raises OSError where that is not allowed, AuditError where the kernel is too old for it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     _must(libc.unshare(CLONE_NEWNS), 'unshare')
@@ -99,7 +100,7 @@ def own_mounts(*, nosuid: bool) -> None:
     if nosuid:
         attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_NOSUID, 0, 0, 0)
         arguments = AT_FDCWD, b'/', AT_RECURSIVE, attributes, ctypes.sizeof(attributes)
-        _must(libc.syscall(MOUNT_SETATTR, *arguments), 'mount_setattr')
+        _must(libc.syscall(MOUNT_SETATTR, *arguments), 'mount_setattr', since='5.12')
 
 
 def become(account: Account, caps: CapSet) -> None:
@@ -149,7 +150,9 @@ def give_mark(script: str, caps: CapSet) -> None:
     _must(libc.umount2(PLACE, MNT_DETACH), 'umount')
 
 
-def _must(result: int, what: str) -> None:
+def _must(result: int, what: str, since: str = '') -> None:
     if result:
         number = ctypes.get_errno()
+        if since and number == errno.ENOSYS:
+            raise AuditError(f'an audit of a program needs Linux {since} or later, for {what}(2)')
         raise OSError(number, f'{what}: {os.strerror(number)}')
