@@ -94,9 +94,10 @@ def _audit(
 
 def _tracer(options: Options) -> tuple[Tracer | None, str]:
     try:
-        return Tracer(refusals_only=not options.from_all), Tracer.method
+        tracer = Tracer(refusals_only=not options.from_all)
     except OSError as error:
         return None, f'not traced: {why_untraced(error)}'
+    return tracer, tracer.method
 
 
 def why_untraced(error: OSError) -> str:

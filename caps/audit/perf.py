@@ -8,6 +8,7 @@ executes a program that it may not read, or that has privilege.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -24,11 +25,11 @@ ENABLE, DISABLE, SET_OUTPUT = 0x2400, 0x2401, 0x2405
 SET_FILTER, GET_ID = 0x40082406, 0x80082407
 
 # perf_event_attr, as far as it is used: type, size, config, period, sample_type, read_format,
-# flags, wakeup, then what config1, config2, clock and registers are.
-ATTRIBUTE = struct.Struct('=IIQQQQQI4xQQ20xiQ8x')
-TRACEPOINT = 2
-# What a sample has, and in this order: identifier, thread, time, call chain, raw data.
+# flags, wakeup, config1, clock, registers.
+ATTRIBUTE = struct.Struct('=IIQQQQQI4xQ28xiQ8x')
+# What a sample has, and in this order: identifier, thread, time, call chain, raw data, registers.
 IDENTIFIER, THREAD, TIME, CALLCHAIN, RAW = 1 << 16, 1 << 1, 1 << 2, 1 << 5, 1 << 10
+REGISTERS = 1 << 18
 FORMAT_LOST = 1 << 4  # since Linux 6.0
 DISABLED, COMM, TASK, WATERMARK, SAMPLE_ID_ALL = 1, 1 << 9, 1 << 13, 1 << 14, 1 << 18
 NO_USER_CHAIN, COMM_EXEC, USE_CLOCK = 1 << 22, 1 << 24, 1 << 25
@@ -39,12 +40,33 @@ IS_EXEC = 1 << 13
 CONTEXT = 2**64 - 4095  # from here on, what says whose addresses follow
 HEADER = struct.Struct('=IHH')
 
+LONGEST = 1 << 12  # bytes of a record: its call chain has no more than 127 functions
 RING = 1 << 23  # bytes for each processor
 ALL_RINGS = 1 << 26
 
 
+TRACEPOINT = 2
+
+
+class Event(NamedTuple):
+    """What is recorded.
+
+    kind: whose number it has: TRACEPOINT, or what sysfs says of the kprobe PMU
+    number: of a tracepoint in tracefs; 0 for the entry of a function, 1 for its return
+    condition: what the fields of a tracepoint must be, as tracefs has it; '' for anything
+    function: the name of the function of the kernel, for a kprobe
+    registers: a mask of those that its samples have, instead of raw data
+    """
+
+    kind: int
+    number: int
+    condition: str = ''
+    function: str = ''
+    registers: int = 0
+
+
 class Sample(NamedTuple):
-    """A record of an event."""
+    """A record of an event; `raw` are the fields of a tracepoint, registers those of a kprobe."""
 
     event: int
     process: int
@@ -52,6 +74,7 @@ class Sample(NamedTuple):
     time: int
     stack: tuple[int, ...]
     raw: bytes
+    registers: tuple[int, ...]
 
 
 class Task(NamedTuple):
@@ -74,32 +97,32 @@ class Events:
         self._fds: list[int] = []
         self._rings: dict[int, _Ring] = {}  # by processor
         self._lost = 0
-        self._chained: set[int] = set()  # the identifiers of events that have a call chain
+        # By the identifier of an event what its samples have, and how many registers.
+        self._formats: dict[int, tuple[int, int]] = {}
+        self._read_format = FORMAT_LOST
 
-    def add(self, tracepoint: int, condition: str, *, is_first: bool = False) -> set[int]:
+    def add(self, event: Event, *, is_first: bool = False) -> set[int]:
         """Open an event.
 
-        tracepoint: its number in tracefs
-        condition: what its fields must be, as tracefs has it; '' for anything
         is_first: the one with a call chain, and with records of forks and execs
         Returns the identifiers that its samples have.
         """
         flags = DISABLED | WATERMARK | SAMPLE_ID_ALL | USE_CLOCK | NO_USER_CHAIN
-        sample = IDENTIFIER | THREAD | TIME | RAW
+        sample = IDENTIFIER | THREAD | TIME | (REGISTERS if event.registers else RAW)
         if is_first:
             flags |= COMM | COMM_EXEC | TASK
             sample |= CALLCHAIN
         identifiers = set()
         for processor in _processors():
-            fd = self._open(tracepoint, sample, flags, processor)
+            fd = self._open(event, sample, flags, processor)
             self._fds.append(fd)
-            if condition:
-                self._restrict(fd, condition)
+            if event.condition:
+                self._restrict(fd, event.condition)
             identifier = int.from_bytes(fcntl.ioctl(fd, GET_ID, bytes(8)), 'little')
             identifiers.add(identifier)
+            self._formats[identifier] = sample, event.registers.bit_count()
             if is_first:
-                self._rings[processor] = _Ring(fd)
-                self._chained.add(identifier)
+                self._rings[processor] = _Ring(fd, tells_losses=bool(self._read_format))
             else:
                 fcntl.ioctl(fd, SET_OUTPUT, self._rings[processor].fd)
         return identifiers
@@ -114,12 +137,17 @@ class Events:
         if self._libc.ioctl(fd, ctypes.c_ulong(SET_FILTER), text):
             raise _error('a filter of perf_event_open(2)')
 
-    def _open(self, tracepoint: int, sample: int, flags: int, processor: int) -> int:
+    def _open(self, event: Event, sample: int, flags: int, processor: int) -> int:
+        function = ctypes.create_string_buffer(event.function.encode())
         attribute = ATTRIBUTE.pack(
-            TRACEPOINT, ATTRIBUTE.size, tracepoint, 1, sample, FORMAT_LOST, flags,
-            _ring_size() // 4, 0, 0, CLOCK_MONOTONIC, 0,
+            event.kind, ATTRIBUTE.size, event.number, 1, sample, self._read_format, flags,
+            _ring_size() // 4, ctypes.addressof(function) if event.function else 0,
+            CLOCK_MONOTONIC, event.registers,
         )  # fmt: skip
         fd = self._libc.syscall(self._number, attribute, -1, processor, -1, CLOEXEC)
+        if fd < 0 and ctypes.get_errno() == errno.EINVAL and self._read_format:
+            self._read_format = 0
+            return self._open(event, sample, flags, processor)
         if fd < 0:
             raise _error('perf_event_open(2)')
         return int(fd)
@@ -147,6 +175,7 @@ class Events:
         self.drain()
         contents = [ring.take() for ring in self._rings.values()]
         lost = sum(int.from_bytes(os.read(fd, 16)[8:], 'little') for fd in self._fds)
+        lost += sum(ring.overruns for ring in self._rings.values())
         newly_lost, self._lost = lost - self._lost, lost
         # Most are of others: only who they are of is looked at.
         tasks: list[Task] = []
@@ -168,14 +197,21 @@ class Events:
     def _sample(self, content: bytes, at: int) -> Sample:
         event, process, thread, time = struct.unpack_from('=QIIQ', content, at)
         at += 24
+        parts, count = self._formats[event]
         stack: tuple[int, ...] = ()
-        if event in self._chained:
+        registers: tuple[int, ...] = ()
+        raw = b''
+        if parts & CALLCHAIN:
             (depth,) = struct.unpack_from('=Q', content, at)
             addresses = struct.unpack_from(f'={depth}Q', content, at + 8)
             stack = tuple(address for address in addresses if address < CONTEXT)
             at += 8 + 8 * depth
-        (size,) = struct.unpack_from('=I', content, at)
-        return Sample(event, process, thread, time, stack, content[at + 4 : at + 4 + size])
+        if parts & RAW:
+            (size,) = struct.unpack_from('=I', content, at)
+            raw = content[at + 4 : at + 4 + size]
+        else:  # first, of which kind they are
+            registers = struct.unpack_from(f'={count}Q', content, at + 8)
+        return Sample(event, process, thread, time, stack, raw, registers)
 
     def close(self) -> None:
         for ring in self._rings.values():
@@ -205,8 +241,10 @@ def _belongs(task: Task, processes: set[int]) -> bool:
 class _Ring:
     """The records of one processor; see perf_event_open(2), "MMAP layout"."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, tells_losses: bool) -> None:
         self.fd, self._size = fd, _ring_size()
+        self._tells_losses = tells_losses
+        self.overruns = 0  # how often it was full, where nobody tells how much was lost
         self._map = mmap.mmap(fd, mmap.PAGESIZE + self._size)
         self._parts: list[bytes] = []
 
@@ -214,6 +252,7 @@ class _Ring:
         head, tail = struct.unpack_from('=QQ', self._map, 1024)
         if head == tail:
             return
+        self.overruns += not self._tells_losses and head - tail > self._size - LONGEST
         start, end = tail % self._size, head % self._size
         first = mmap.PAGESIZE
         if start < end:

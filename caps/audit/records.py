@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from caps import CapSet
@@ -32,7 +33,10 @@ class Exec(NamedTuple):
 
 
 class Check(NamedTuple):
-    """The kernel has asked for a capability; `stack` has the innermost function first."""
+    """The kernel has asked for a capability; `stack` has the innermost function first.
+
+    is_unaudited: it has asked without audit, as far as that was seen; the stack may tell it, too
+    """
 
     time: int
     process: int
@@ -41,6 +45,7 @@ class Check(NamedTuple):
     is_granted: bool
     namespace: int
     stack: tuple[int, ...]
+    is_unaudited: bool = False
 
 
 class Failure(NamedTuple):
@@ -99,7 +104,12 @@ class Seen:
 
 
 def read(
-    records: Iterable[Record], names: Names, process: int, skipped: int, namespace: int
+    records: Iterable[Record],
+    names: Names,
+    process: int,
+    skipped: int,
+    namespace: int,
+    unseen: Mapping[str, str] = MappingProxyType({}),
 ) -> Seen:
     """What a run has asked for.
 
@@ -107,8 +117,10 @@ def read(
     process: the first of the run
     skipped: how many programs it executes before the command's own runs
     namespace: the user namespace that counts; what is asked in others is nothing outside them
+    unseen: the capability that a system call may have been refused where it fails with EPERM
+        without a check, by its name
     """
-    reading = _Reading(names)
+    reading = _Reading(names, unseen)
     for record in _of_run(records, process, skipped):
         if isinstance(record, Failure):
             reading.fail(record)
@@ -139,19 +151,19 @@ class _Naming:
 
     def __init__(self, names: Names) -> None:
         self._names = names
-        self._known: dict[tuple[int, tuple[int, ...]], _Named] = {}
+        self._known: dict[tuple[int, tuple[int, ...], bool], _Named] = {}
 
     def of(self, check: Check) -> _Named:
-        key = check.capability, check.stack
+        key = check.capability, check.stack, check.is_unaudited
         if key not in self._known:
             functions = [self._names.function(address) for address in check.stack]
             sites = (name for name in functions if name and not SECURITY.fullmatch(name))
             noises = (NOISE[name] for name in functions if name in NOISE)
             calls = (m[1] for name in reversed(functions) if (m := SYSTEM_CALL.fullmatch(name)))
             capability = self._names.capability(check.capability)
-            self._known[key] = _Named(
-                capability, next(calls, ''), next(sites, ''), next(noises, '')
-            )
+            otherwise = UNAUDITED if check.is_unaudited else ''
+            noise = next(noises, otherwise)
+            self._known[key] = _Named(capability, next(calls, ''), next(sites, ''), noise)
         return self._known[key]
 
 
@@ -165,8 +177,8 @@ class _Named(NamedTuple):
 class _Reading:
     """What has been read so far; `open` has each thread's checks of a call that has not ended."""
 
-    def __init__(self, names: Names) -> None:
-        self._names, self._naming = names, _Naming(names)
+    def __init__(self, names: Names, unseen: Mapping[str, str]) -> None:
+        self._names, self._naming, self._unseen = names, _Naming(names), unseen
         self.seen = Seen()
         self.open: dict[tuple[int, int], list[_Named]] = {}
 
@@ -191,6 +203,8 @@ class _Reading:
         if before and not _same(before[0].call, name):
             self.close(key)
         checks = self.open.pop(key, [])
+        if not checks and record.error == 'EPERM' and name in self._unseen:
+            checks = [_Named(self._unseen[name], name, '', '')]
         name = name or (checks[0].call if checks else '') or f'system call {record.number}'
         self.seen.add(_call(name, record.error, checks), record.process)
 

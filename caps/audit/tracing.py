@@ -1,21 +1,23 @@
-"""How runs are observed: by the tracepoint of cap_capable where there is one, or not at all."""
+"""How runs are observed: each check of a capability, and each system call that was refused."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
-from caps import Caps
 from caps.audit.kernel import NAMES
-from caps.audit.perf import Events, Sample, Task
+from caps.audit.perf import TRACEPOINT, Event, Events, Sample, Task
+from caps.audit.probes import open_probe
 from caps.audit.records import Check, Exec, Failure, Fork, Record, Seen, read
 
 TRACEFS = '/sys/kernel/tracing'
 CHECK, EXIT = 'capability/cap_capable', 'raw_syscalls/sys_exit'
 ERRORS = {-1: 'EPERM', -13: 'EACCES'}
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
+PR_CAPBSET_DROP = 24
 
 
 class Tracer:
@@ -25,29 +27,30 @@ class Tracer:
     Raises OSError, whose message says what is missing, where nothing can be traced.
     """
 
-    method = 'traced by the tracepoint capability:cap_capable'
-
     def __init__(self, *, refusals_only: bool) -> None:
         check, leave = _tracepoints()
         self._events = Events()
         try:
-            self._checks = self._events.add(check, '', is_first=True)
-            self._events.add(leave, ' || '.join(f'ret == {error}' for error in ERRORS))
-            # What this process is granted tells which user namespace it is in.
+            self._probe = open_probe(self._events, check)
+            self.method = f'traced by {self._probe.method}'
+            failed = ' || '.join(f'ret == {error}' for error in ERRORS)
+            self._failures = self._events.add(Event(TRACEPOINT, leave, failed))
+            # What this process asks for tells which user namespace it is in.
             self._namespace = self._own_namespace()
             if refusals_only:
-                self._events.restrict('ret != 0')
+                self._probe.restrict()
         except OSError:
             self._events.close()
             raise
 
     def _own_namespace(self) -> int:
         self.start()
-        Caps.from_process().apply()
+        # The kernel first asks for cap_setpcap, and then finds that there is no such capability.
+        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, 1 << 16, 0, 0, 0)
         for record in self.stop(os.getpid())[0]:
             if isinstance(record, Check):
                 return record.namespace
-        raise OSError(0, 'the tracepoint capability:cap_capable records nothing')
+        raise OSError(0, f'{self._probe.method} records nothing')
 
     @property
     def readable(self) -> list[int]:
@@ -65,52 +68,57 @@ class Tracer:
     def stop(self, process: int) -> tuple[list[Record], int]:
         """End to record; what there was of a process and its descendants, and how much was lost."""
         self._events.disable()
-        records, lost = self._events.take(process)
-        return [self._record(record) for record in records], lost
+        taken, lost = self._events.take(process)
+        samples = [each for each in taken if isinstance(each, Sample)]
+        checks, without_result = self._probe.checks(samples)
+        records: list[Record] = [_task(each) for each in taken if isinstance(each, Task)]
+        records += checks
+        records += [_failure(each) for each in samples if each.event in self._failures]
+        return records, lost + without_result
 
     def of(self, records: list[Record], process: int, skipped: int) -> Seen:
         """What a run has asked for; see `caps.audit.records.read`."""
-        return read(records, NAMES, process, skipped, self._namespace)
-
-    def _record(self, record: Sample | Task) -> Record:
-        if isinstance(record, Task):
-            if record.other:
-                return Fork(record.time, record.other, record.process)
-            return Exec(record.time, record.process)
-        raw, where = record.raw, (record.time, record.process, record.thread)
-        if record.event not in self._checks:  # number and result, after the common fields
-            number, result = (
-                int.from_bytes(raw[at : at + 8], 'little', signed=True) for at in (8, 16)
-            )
-            return Failure(*where, number, ERRORS[result])
-        namespace = int.from_bytes(raw[16:24], 'little')
-        capability, result = (
-            int.from_bytes(raw[at : at + 4], 'little', signed=True) for at in (32, 36)
-        )
-        return Check(*where, capability, result == 0, namespace, record.stack)
+        return read(records, NAMES, process, skipped, self._namespace, self._probe.unseen)
 
     def close(self) -> None:
         """End all this."""
         self._events.close()
 
 
-def _tracepoints() -> tuple[int, int]:
-    """The numbers of the two tracepoints."""
+def _task(task: Task) -> Record:
+    if task.other:
+        return Fork(task.time, task.other, task.process)
+    return Exec(task.time, task.process)
+
+
+def _failure(sample: Sample) -> Failure:
+    number, result = (  # after the common fields
+        int.from_bytes(sample.raw[at : at + 8], 'little', signed=True) for at in (8, 16)
+    )
+    return Failure(sample.time, sample.process, sample.thread, number, ERRORS[result])
+
+
+def _tracepoints() -> tuple[int | None, int]:
+    """The numbers of the two tracepoints; the first is None where there is none."""
     if not os.path.exists(f'{TRACEFS}/events'):
         return _mounted_tracepoints()
-    return _number(CHECK), _number(EXIT)
+    return _number(CHECK), _must(_number(EXIT))
 
 
-def _number(tracepoint: str) -> int:
-    path = Path(TRACEFS, 'events', tracepoint, 'id')
+def _must(number: int | None) -> int:
+    if number is None:
+        raise OSError(2, f'this kernel has no tracepoint {EXIT.replace("/", ":")}')
+    return number
+
+
+def _number(tracepoint: str) -> int | None:
     try:
-        return int(path.read_text())
+        return int(Path(TRACEFS, 'events', tracepoint, 'id').read_text())
     except FileNotFoundError:
-        name = tracepoint.replace('/', ':')
-        raise OSError(2, f'this kernel has no tracepoint {name}') from None
+        return None
 
 
-def _mounted_tracepoints() -> tuple[int, int]:
+def _mounted_tracepoints() -> tuple[int | None, int]:
     """The same with tracefs mounted in a child, in a mount namespace that ends with it."""
     ours, theirs = os.pipe()
     child = os.fork()
@@ -124,15 +132,14 @@ def _mounted_tracepoints() -> tuple[int, int]:
             elif libc.mount(b'tracefs', TRACEFS.encode(), b'tracefs', 0, None):
                 os.write(theirs, b'tracefs cannot be mounted')
             else:
-                os.write(theirs, f'{_number(CHECK)} {_number(EXIT)}'.encode())
+                os.write(theirs, json.dumps([_number(CHECK), _number(EXIT)]).encode())
         os._exit(0)
     os.close(theirs)
     with open(ours) as file:
         said = file.read()
     os.waitpid(child, 0)
     try:
-        check, leave = map(int, said.split())
+        check, leave = json.loads(said)
     except ValueError:
-        reason = said or 'this kernel has no tracepoint capability:cap_capable'
-        raise OSError(1, reason) from None
-    return check, leave
+        raise OSError(1, said or 'tracefs cannot be read') from None
+    return check, _must(leave)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from caps import CapSet
 from caps.audit.kernel import SYMBOLS, system_call
 from caps.audit.records import Check, Exec, Failure, Fork, Names, read
-from caps.audit.types import Call
+from caps.audit.types import UNAUDITED, Call
 
 FUNCTIONS = {
     1: 'cap_capable', 2: 'security_capable', 3: 'capable_wrt_inode_uidgid', 4: 'generic_permission',
@@ -121,6 +121,21 @@ def test_granted_capabilities_are_told_without_noise():
     seen = read(records, NAMES, 1, 0, HOME)
     assert seen.granted == CapSet('cap_sys_nice')
     assert not seen.calls
+
+
+def test_check_that_nobody_could_see_is_told_by_its_failure():
+    records = failure(1, 126, 'EPERM'), failure(2, 126, 'EACCES'), failure(3, 257, 'EPERM')
+    seen = read(records, NAMES, 1, 0, HOME, {'capset': 'cap_setpcap'})
+    assert [call.refused for call in seen.calls] == [('cap_setpcap',), (), ()]
+    seen = read([check(1, ADMIN, CAPSET), *records], NAMES, 1, 0, HOME, {'capset': 'cap_setpcap'})
+    assert [call.refused for call in seen.calls] == [('cap_sys_admin',), (), ()]
+
+
+def test_what_was_asked_without_audit_is_noise_unless_the_call_fails():
+    (call,) = calls(check(1, ADMIN, NETLINK)._replace(is_unaudited=True))
+    assert (call.noise, call.means_something) == (UNAUDITED, False)
+    (call,) = calls(check(1, ADMIN, OPENAT)._replace(is_unaudited=True), failure(2, 257))
+    assert call.means_something
 
 
 def test_call_without_a_name_has_its_number():

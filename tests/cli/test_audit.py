@@ -36,7 +36,7 @@ def test_answer_says_what_is_needed_and_how_that_is_proved():
         '  with it alone it exits 0, and nothing is refused that more would let through',
     ]
     assert 'not needed: cap_dac_override (openat EACCES: once)' in lines
-    assert lines[-2].startswith('proof: 3 runs as nobody; traced by the tracepoint ')
+    assert lines[-2].startswith('proof: 3 runs as nobody; traced by ')
     assert lines[-2].endswith('; no event lost')
     assert lines[-1] == 'mark it: sudo setcap cap_dac_read_search=i SCRIPT'
     assert result.stderr == ''
