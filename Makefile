@@ -12,7 +12,7 @@ BENCH_PACKAGES = libcap-ng-utils python3-cap-ng sudo
 # All tests are run by two processes, a file by one of them.
 TWO = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test soak fresh coverage differential bench lint doc install clean
+.PHONY: help demo test soak fresh kernels coverage differential bench lint doc install clean
 
 help:  ## say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -28,6 +28,9 @@ soak: build/test-packages build/installed build/wheel  ## the tests with more ro
 
 fresh:  ## as root: demo and test in a minimal Debian: SUITE=trixie KIND=user, chroot or container
 	.ci/fresh $(SUITE) $(KIND)
+
+kernels:  ## as root: the tests that touch the kernel, in Debian's kernels since 5.10; half an hour
+	.ci/kernels
 
 # The instrumented extension and launchers stand in place of the others meanwhile. Scripts of other
 # accounts add to the counters, too. exit(3) writes the counters, and _exit(2) would not.
