@@ -110,22 +110,49 @@ static bool is_account(char *line, char *fields[FIELDS], uid_t owner)
 	       uid == owner;
 }
 
-/* From /etc/passwd alone, since other sources of accounts would be code and files of their own. */
+/* From /etc/passwd alone, since other sources of accounts would be code and files of their own; in
+   blocks that are searched for the number, since there may be a million lines. */
+static bool find_account(char *fields[FIELDS], uid_t owner)
+{
+	static char block[1 << 18];
+	size_t filled = 0;
+	char number[16];
+	size_t length = (size_t)snprintf(number, sizeof number, ":%u:", owner);
+	CAPS_OPEN int fd = open("/etc/passwd", O_RDONLY | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return false;
+	if (fd < 0)
+		refuse_errno("/etc/passwd");
+	for (bool is_end = false; !is_end;) {
+		ssize_t size = read(fd, block + filled, sizeof block - 1 - filled);
+		if (size < 0)
+			refuse_errno("/etc/passwd");
+		is_end = size == 0;
+		filled += (size_t)size;
+		if (is_end)
+			block[filled++] = '\n'; /* which the last line may lack */
+		char *last = memrchr(block, '\n', filled), *line = block, *found;
+		char *end = last ? last + 1 : block; /* of the lines that are whole */
+		while ((found = memmem(line, (size_t)(end - line), number, length))) {
+			char *before = memrchr(line, '\n', (size_t)(found - line));
+			char *next = memchr(found, '\n', (size_t)(end - found));
+			*next++ = '\0';
+			if (is_account(before ? before + 1 : line, fields, owner))
+				return true;
+			line = next;
+		}
+		filled -= (size_t)(end - block);
+		if (filled == sizeof block - 1)
+			refuse(REFUSED, "/etc/passwd", "must have lines below 256 KiB", NULL);
+		memmove(block, end, filled);
+	}
+	return false;
+}
+
 static void set_account(uid_t owner)
 {
-	static char *line; /* freed by the execution */
-	size_t size = 0;
 	char *fields[FIELDS], home[PATH_MAX];
-	bool is_found = false;
-	FILE *accounts = fopen("/etc/passwd", "re");
-	if (!accounts && errno != ENOENT)
-		refuse_errno("/etc/passwd");
-	while (accounts && !is_found && getline(&line, &size, accounts) >= 0)
-		is_found = is_account(line, fields, owner);
-	if (accounts && (ferror(accounts) || (!is_found && !feof(accounts)))) /* or no memory */
-		refuse_errno("/etc/passwd");
-	if (accounts)
-		fclose(accounts);
+	bool is_found = find_account(fields, owner);
 	bool has_home = is_found && *fields[DIRECTORY] == '/' &&
 			realpath(fields[DIRECTORY], home) && is_home(home, owner);
 	set_variable("HOME", has_home ? home : "/");
