@@ -94,7 +94,7 @@ __attribute__((format(printf, 1, 2))) static const char *fix_by(const char *form
 	return fix;
 }
 
-/* A rule is what must hold of the subject. Where nothing can be advised, there is no fix. */
+/* Where nothing can be advised, there is no fix. */
 static void compose(const char *subject, const char *rule, const char *fix)
 {
 	if (report == TABLE)
@@ -125,7 +125,7 @@ static bool is_repeated(void)
 static void report_rule(bool holds, const char *subject, const char *rule, const char *fix)
 {
 	static const char *const prefixes[][2] = {{"REFUSED ", "ok      "}, {"refused\t", "ok\t"}};
-	compose(subject, rule, holds ? NULL : fix);
+	compose(subject, rule, fix);
 	if (is_repeated())
 		return;
 	broken += !holds;
@@ -171,12 +171,14 @@ static _Noreturn void refuse_errno(const char *subject)
 	refuse(REFUSED, subject, strerror(errno), NULL);
 }
 
-static void must(bool holds, const char *subject, const char *rule, const char *fix)
-{
-	if (CHECK_ONLY)
-		report_rule(holds, subject, rule, fix);
-	else if (!holds)
-		refuse(REFUSED, subject, rule, fix);
-}
+/* A rule is what must hold of the subject. Its fix is only worked out where it does not hold. */
+#define must(holds, subject, rule, fix)                                                            \
+	do {                                                                                       \
+		bool is_held = (holds);                                                            \
+		if (CHECK_ONLY)                                                                    \
+			report_rule(is_held, subject, rule, is_held ? NULL : (fix));               \
+		else if (!is_held)                                                                 \
+			refuse(REFUSED, subject, rule, fix);                                       \
+	} while (0)
 
 #endif

@@ -133,21 +133,10 @@ static bool on_mount(int fd, unsigned long flag)
 	return fstatvfs(fd, &mount) < 0 || mount.f_flag & flag;
 }
 
-/* What a mark has in one of its sets, as inheritable. */
-static cap_t as_inheritable(cap_t mark, cap_flag_t set)
-{
-	cap_t caps = cap_init();
-	if (!caps)
-		refuse_errno("cap_init(3)");
-	for (cap_value_t cap = 0; mark && cap < FILE_BITS; cap++)
-		if (has(mark, set, cap) &&
-		    cap_set_flag(caps, CAP_INHERITABLE, 1, &cap, CAP_SET) < 0)
-			refuse_errno("cap_set_flag(3)");
-	return caps;
-}
-
 static void must_have(bool holds, cap_value_t cap, const char *rule, const char *fix)
 {
+	if (!CHECK_ONLY && holds)
+		return;
 	CAPS_OWNED char *name = cap_to_name(cap);
 	must(holds, name ? name : "a capability", rule, fix);
 }
@@ -155,7 +144,7 @@ static void must_have(bool holds, cap_value_t cap, const char *rule, const char 
 /* ppy's own program: for ppy-check the one beside it. */
 static int open_ppy(char path[PATH_MAX])
 {
-	CAPS_OPEN int running = open("/proc/self/exe", O_PATH | O_CLOEXEC);
+	int running = open("/proc/self/exe", O_PATH | O_CLOEXEC);
 	if (running < 0)
 		refuse_errno("/proc/self/exe");
 	struct stat st;
@@ -163,10 +152,13 @@ static int open_ppy(char path[PATH_MAX])
 		refuse(REFUSED, "ppy", "must not be replaced or removed while it starts",
 		       "run it again");
 	locate(running, "ppy", path);
+	if (!CHECK_ONLY)
+		return running;
+	close(running);
 	char *suffix = strrchr(path, '-');
-	if (CHECK_ONLY && suffix && strcmp(suffix, "-check") == 0)
+	if (suffix && strcmp(suffix, "-check") == 0)
 		*suffix = '\0';
-	int fd = open(CHECK_ONLY ? path : "/proc/self/exe", O_PATH | O_CLOEXEC);
+	int fd = open(path, O_PATH | O_CLOEXEC);
 	if (fd < 0)
 		refuse(REFUSED, path, strerror(errno), inspect);
 	return fd;
@@ -292,8 +284,11 @@ static bool is_empty(cap_t caps, cap_flag_t set)
 
 static const char *fix_for_sets(cap_t mark, const char *path)
 {
-	CAPS_OWNED cap_t meant = as_inheritable(mark, CAP_PERMITTED);
-	CAPS_OWNED char *text = cap_to_text(meant, NULL);
+	CAPS_OWNED cap_t meant = cap_init();
+	for (cap_value_t cap = 0; meant && cap < FILE_BITS; cap++)
+		if (has(mark, CAP_PERMITTED, cap))
+			cap_set_flag(meant, CAP_INHERITABLE, 1, &cap, CAP_SET);
+	CAPS_OWNED char *text = meant ? cap_to_text(meant, NULL) : NULL;
 	return fix_by("setcap %s %s", quote(text ? text : "CAPABILITIES=i"), quote(path));
 }
 
@@ -303,7 +298,7 @@ static void check_sets(cap_t mark, const char *path)
 	bool is_meant = !is_empty(mark, CAP_INHERITABLE) || is_empty(mark, CAP_PERMITTED);
 	must(is_meant, path,
 	     "must be marked with inheritable capabilities (=i), not with permitted ones",
-	     is_meant ? NULL : fix_for_sets(mark, path));
+	     fix_for_sets(mark, path));
 }
 
 static cap_t check_script(int fd, const char *path, struct stat *st)
@@ -341,19 +336,18 @@ static void check_program(int fd, const char *name, const struct stat *script)
 	char path[PATH_MAX];
 	if (fd < 0 || fstat(fd, &st) < 0)
 		refuse(REFUSED, name, strerror(errno), inspect);
-	locate(fd, name, path);
+	strcpy(path, name);
+	const struct way way = {0, "must be owned by root", inspect};
+	/* it is a link, by which a virtual environment is found, or was moved meanwhile */
+	if (!walk_reaches(path, &way, &st)) {
+		locate(fd, name, path);
+		walk_to(path, &way, &st);
+	}
 	must(S_ISREG(st.st_mode) && st.st_uid == 0, path, "must be a file that root owns", inspect);
 	must(!writable_by_others(&st), path, "must not be writable by group or others",
 	     fix_by("chmod go-w %s", quote(path)));
 	must(st.st_dev != script->st_dev || st.st_ino != script->st_ino, path,
 	     "must not itself be the script", NULL);
-	const struct way way = {0, "must be owned by root", inspect};
-	if (!walk_reaches(path, &way, &st)) { /* an installation has moved it meanwhile */
-		locate(fd, name, path);
-		walk_to(path, &way, &st);
-	}
-	if (strcmp(name, path) != 0) /* a link, by which a virtual environment is found */
-		walk_to(name, &way, NULL);
 }
 
 /* The installation as it is, but for a mark's capabilities beside those that scripts may have. */
@@ -398,10 +392,12 @@ static void check_programs(const struct stat *script, cap_t mark)
 /* Effective and permitted become `held`, inheritable becomes the mark's (none without one). */
 static cap_t new_state(const cap_value_t *held, int count, cap_t mark)
 {
-	cap_t caps = as_inheritable(mark, CAP_INHERITABLE);
-	if (cap_set_flag(caps, CAP_PERMITTED, count, held, CAP_SET) < 0 ||
+	cap_t caps = mark ? cap_dup(mark) : cap_init();
+	if (!caps || cap_clear_flag(caps, CAP_PERMITTED) < 0 ||
+	    cap_clear_flag(caps, CAP_EFFECTIVE) < 0 ||
+	    cap_set_flag(caps, CAP_PERMITTED, count, held, CAP_SET) < 0 ||
 	    cap_set_flag(caps, CAP_EFFECTIVE, count, held, CAP_SET) < 0)
-		refuse_errno("cap_set_flag(3)");
+		refuse_errno("a capability state");
 	return caps;
 }
 

@@ -686,7 +686,7 @@ MUTANTS = {
     'escape': ('message', [('"\\\\x%02x", (unsigned char)', '"%c", ')]),
     'sets': (
         'Prm is',
-        [('as_inheritable(mark, CAP_INHERITABLE)', 'as_inheritable(mark, CAP_PERMITTED)')],
+        [('cap_dup(mark)', 'cap_from_text("cap_kill=i")')],
     ),
     'groups': (
         'groups are',
