@@ -1,7 +1,6 @@
 """Caps: the three sets of a thread or of a file; see cap_get_proc(3) and cap_get_file(3)."""
 
 import os
-import stat
 
 from caps import _caps
 from caps.capset import CapSet, mask_of
@@ -118,9 +117,13 @@ class Caps(State):
                 ) from None
         if root_id is not None:
             self.root_id = root_id
-        self._effective = CapSet.from_mask(sets['e'] | mask_of(effective))
-        self._permitted = CapSet.from_mask(sets['p'] | mask_of(permitted))
-        self._inheritable = CapSet.from_mask(sets['i'] | mask_of(inheritable))
+        self._effective = CapSet.from_mask(sets['e'])
+        self._permitted = CapSet.from_mask(sets['p'])
+        self._inheritable = CapSet.from_mask(sets['i'])
+        if (effective, permitted, inheritable) != ((), (), ()):
+            self._effective |= effective
+            self._permitted |= permitted
+            self._inheritable |= inheritable
 
     @classmethod
     def from_text(cls, text: str) -> 'Caps':
@@ -173,7 +176,8 @@ class Caps(State):
         """Make this the state of the calling thread, or the capabilities of a file.
 
         file: a path (its last part not a symbolic link, as in setcap(8)), a descriptor or a
-        file object; it must be readable.  An empty state marks a file with empty sets.
+        file object.  By path it need not be readable, but where /proc is missing.  An empty state
+        marks a file with empty sets.
         all_threads: change every thread of the process, also those that C code started, or none.
         Returns self.
         Raises OSError: for a thread with the rule of capset(2) that was broken, or with those
@@ -185,8 +189,9 @@ class Caps(State):
         if file is None:
             self._apply_to_process(all_threads)
             return self
-        stored = self.permitted | self.inheritable
-        if self.effective and self.effective != stored:
+        effective, permitted, inheritable = self._masks
+        if effective and effective != permitted | inheritable:
+            stored = self.permitted | self.inheritable
             both = repr(str(stored)) if stored else 'which are empty'
             raise ValueError(
                 f'the effective set of a file is empty or equal to permitted and inheritable '
@@ -194,7 +199,7 @@ class Caps(State):
             )
         if not 0 <= self.root_id < 2**32 - 1:
             raise ValueError(f'{self.root_id} is not a user id')
-        _change(file, str(self), self.root_id)
+        _change(file, written(effective, permitted, inheritable), self.root_id)
         return self
 
     def activate(self, *names: str | int) -> 'Caps':
@@ -302,40 +307,11 @@ def _path_or_fd(file: 'AnyFile') -> 'PathOrFd':
 
 
 def _change(file: 'AnyFile', text: str | None, root_id: int) -> None:
-    """Mark a file, or remove its mark where there is no text, through one judged descriptor."""
-    opened = -1
+    """Mark a file, or remove its mark where there is no text."""
     try:
-        fd = _path_or_fd(file)
-        if not isinstance(fd, int):
-            fd = opened = _open(fd)
-        _caps.set_file(fd, text, root_id)
+        _caps.set_file(_path_or_fd(file), text, root_id)
     except OSError as error:
         raise _file_error(error, file, write=True) from None
-    finally:
-        if opened >= 0:
-            os.close(opened)
-
-
-def _open(path: 'str | bytes | os.PathLike[str] | os.PathLike[bytes]') -> int:
-    """A descriptor of a regular file; nothing else is opened, even if the path is exchanged."""
-    import errno
-
-    looked_at = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        info = os.fstat(looked_at)
-        if not stat.S_ISREG(info.st_mode):
-            raise OSError(errno.EINVAL, 'not a regular file')
-        try:
-            fd = os.open(f'/proc/self/fd/{looked_at}', os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # no /proc
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            fd = os.open(path, flags)
-        if not os.path.samestat(os.fstat(fd), info):
-            os.close(fd)
-            raise OSError(errno.ESTALE, 'exchanged while it was looked at')
-        return fd
-    finally:
-        os.close(looked_at)
 
 
 def _file_error(error: OSError, file: 'AnyFile', *, write: bool = False) -> OSError:
