@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     Members = Iterable[str | int]
 
 NAMES = _caps.names()
-BITS: dict[str | int, int] = {name: bit for bit, name in enumerate(NAMES)}
-for _number in range(len(NAMES)):
-    BITS[_number] = BITS[str(_number)] = _number
+_numbers = range(len(NAMES))
+BITS: dict[str | int, int] = dict(zip(NAMES, _numbers, strict=True))
+BITS.update(zip(_numbers, _numbers, strict=True))
+BITS.update(zip(map(str, _numbers), _numbers, strict=True))
 ALL = (1 << _caps.max_bits()) - 1
 
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 def spelled(name: str) -> int:
     """The number of a capability as libcap's text spells it, more strictly than CapSet does."""
     name = name.lower()
-    if name[:2] == '0x' and name.isalnum():
-        bit = BITS.get(int(name, 16))
-    elif name[:2] == '0b' and name.isalnum() and reads_binary():
-        bit = BITS.get(int(name, 2))
-    elif name.isdigit():
-        bit = BITS.get(int(name, 8 if name[0] == '0' else 10))
-    else:
-        bit = BITS.get(name)
+    bit = BITS.get(name)
+    if bit is None and name.isalnum():
+        if name[:2] == '0x':
+            bit = BITS.get(int(name, 16))
+        elif name[:2] == '0b' and reads_binary():
+            bit = BITS.get(int(name, 2))
+        elif name.isdigit():
+            bit = BITS.get(int(name, 8 if name[0] == '0' else 10))
     if bit is None:
         raise unknown(name)
     return bit
@@ -68,7 +68,8 @@ def parse(text: str) -> dict[str, int]:
 
 def parse_anew(text: str) -> dict[str, int]:
     sets = {'e': 0, 'p': 0, 'i': 0}
-    for clause in map(bytes.decode, text.encode('ascii').split()):
+    is_plain = text.isascii() and text.isprintable()  # and the only space is the space
+    for clause in text.split() if is_plain else map(bytes.decode, text.encode('ascii').split()):
         names = clause.replace('+', '=').replace('-', '=').partition('=')[0]
         actions = clause[len(names) :]
         if not actions:
@@ -77,8 +78,8 @@ def parse_anew(text: str) -> dict[str, int]:
             raise ValueError('only a list of capabilities can be added or taken away')
         mask = listed(names) if names else ALL
         if actions[0] == '=':
-            for flag in sets:
-                sets[flag] &= ~mask
+            for flag, bits in sets.items():
+                sets[flag] = bits and bits & ~mask
             actions = actions[1:]
             if actions and actions[0] not in '+-':
                 actions = '+' + actions
@@ -98,20 +99,23 @@ def written(effective: int, permitted: int, inheritable: int) -> str:
     text = _text_of.get(key)
     if text is None:
         # a clause for each combination of sets that some capability is in
-        clauses = ' '.join(
-            f'{CapSet.from_mask(mask)}={flags}'
-            for flags, mask in (
-                ('e', e & ~p & ~i),
-                ('p', p & ~e & ~i),
-                ('i', i & ~e & ~p),
-                ('ep', e & p & ~i),
-                ('ei', e & i & ~p),
-                ('pi', p & i & ~e),
-                ('epi', e & p & i),
-            )
-            if mask
-        )
-        text = _caps.canonical(clauses)
+        clauses: list[str] = []
+        for flags, mask in (
+            ('e', e & ~p & ~i),
+            ('p', p & ~e & ~i),
+            ('i', i & ~e & ~p),
+            ('ep', e & p & ~i),
+            ('ei', e & i & ~p),
+            ('pi', p & i & ~e),
+            ('epi', e & p & i),
+        ):
+            others = ALL & ~mask
+            if mask.bit_count() > others.bit_count() and mask <= ALL:  # shorter said by these
+                without = f' {CapSet.from_mask(others)}-{flags}' if others else ''
+                clauses.insert(0, f'={flags}{without}')
+            elif mask:
+                clauses.append(f'{CapSet.from_mask(mask)}={flags}')
+        text = _caps.canonical(' '.join(clauses))
         remember(_text_of, key, text)
     return text
 
