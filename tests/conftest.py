@@ -20,7 +20,14 @@ from caps.admin.ppy import install, remove
 from caps.admin.registry import PLACE
 from support import MUST_RUN, ROOT, examples, run
 from support.accounts import Account
-from support.launchers import INTERPRETERS, MODES, REPORT, Ppy, make_launcher
+from support.launchers import (
+    INTERPRETERS,
+    MODES,
+    REPORT,
+    Ppy,
+    build_launchers,
+    make_launcher,
+)
 from support.machine import alone
 from support.venvs import make_venv, pip
 
@@ -167,8 +174,14 @@ def launch_under(world):
 
 @pytest.fixture(scope='session', params=MODES)
 def ppy(request, world, system_venv):
+    """In one mode as it is built, in the other as the default compiler builds it, without musl."""
     prefix = world / request.param
-    installed = install(str(system_venv / 'bin' / 'python'), str(prefix), **MODES[request.param])
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == 'set-uid':
+            build_launchers(world / 'built')
+            patch.setattr('caps.admin.installation.TEMPLATES', world / 'built' / 'caps')
+        interpreter = str(system_venv / 'bin' / 'python')
+        installed = install(interpreter, str(prefix), **MODES[request.param])
     yield Ppy(request.param, installed)
     remove(str(prefix))
 

@@ -300,7 +300,7 @@ LONG = [['x' * 256], ['./' * 2045 + 'script'], ['./' * 20000 + 'script']]
         (words, f'{words[0]}: must be the path of a script, since ppy takes no')
         for words in OPTIONS
     ]
-    + [(words, 'File name too long') for words in LONG],
+    + [(words, 'name too long') for words in LONG],
     ids=repr,
 )
 def test_arguments_without_a_script_are_refused(ppy, path, as_attacker, arguments, saying):

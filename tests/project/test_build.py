@@ -34,6 +34,24 @@ def test_the_extension_and_the_launcher_are_built(build, tmp_path):
     assert len([name for name in built if name.startswith('_caps.') and name.endswith('.so')]) == 1
 
 
+@pytest.mark.skipif(not shutil.which('musl-gcc'), reason='no musl-gcc')
+def test_the_launchers_are_linked_with_musl_where_it_is_and_no_compiler_is_chosen(build, tmp_path):
+    sizes = []
+    for chosen in {}, {'CC': 'cc'}:
+        result = build(CAPS_WERROR='1', **chosen)
+        assert result.returncode == 0, result.stderr
+        for name in 'ppy', 'ppy-check':
+            path = tmp_path / 'built' / 'caps' / name
+            sizes.append(path.stat().st_size)
+            headers = run('readelf', '--program-headers', '--dynamic', path, check=True).stdout
+            assert 'DYN (' in headers, 'not position-independent'
+            assert 'RELRO' in headers
+            assert 'INTERP' not in headers
+            assert '(NEEDED)' not in headers
+            assert run(path, '--version').stdout.startswith(f'{name} ')
+    assert max(sizes[:2]) < min(sizes[2:]) / 3, 'none is of another C library'
+
+
 @pytest.mark.parametrize('name', sorted(path.name for path in (ROOT / 'wrapper').glob('*.h')))
 def test_each_header_of_the_launcher_includes_what_it_uses(tmp_path, name):
     source = tmp_path / 'alone.c'

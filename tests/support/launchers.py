@@ -1,13 +1,15 @@
 """An installed ppy, its naive stand-in, and a script that says what it is."""
 
 import json
+import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from caps.admin.ppy import Installation, install
-from support import SUPPORT, program, run
+from support import ROOT, SUPPORT, program, run
 from support.accounts import Account
 
 
@@ -72,6 +74,13 @@ def make_launcher(mode: str, interpreter: Path | str, prefix: Path, **options: A
     naive.path.chmod(0o4755)
     (prefix / 'interpreter').symlink_to(interpreter)
     return naive
+
+
+def build_launchers(directory: Path) -> None:
+    """Those of a build for which a compiler was chosen, so that it is not linked with musl."""
+    command = [sys.executable, 'setup.py', 'build_ext', '--build-lib', directory]
+    environ = os.environ | {'CC': os.environ.get('CC', 'cc')}
+    run(*command, '--build-temp', directory / 'temp', cwd=ROOT, env=environ, check=True)
 
 
 REPORT = program('launched')  # a script that says what it is
