@@ -8,7 +8,7 @@ from caps import _caps
 from caps.accounts import id_of, ids_of
 from caps.capset import CapSet
 from caps.iab import IAB
-from caps.proc import status_fields
+from caps.proc import some_status_fields
 from caps.secbits import SecureBits
 from caps.state import Caps
 from caps.threads import (
@@ -101,15 +101,19 @@ def _check_drop(
         raise OSError(errno.EPERM, f'{kept} cannot be kept: the secure bit keep_caps is locked')
 
 
-def _statuses() -> 'Iterator[tuple[int, dict[str, str]]]':
-    """The id and status of every living thread of the process."""
+def _statuses(names: 'Iterable[str]') -> 'Iterator[tuple[int, dict[str, str]]]':
+    """The id and some fields of the status of the living threads, once where many have the same."""
+    seen = set()
+    names = ['State', *names]
     for thread in thread_ids():
         try:
-            fields = status_fields(f'/proc/self/task/{thread}')
+            values = some_status_fields(f'/proc/self/task/{thread}', names)
         except (FileNotFoundError, ProcessLookupError):  # it has ended
             continue
-        if fields['State'][0] not in 'ZX':  # in which it is listed, but has ended too
-            yield thread, fields
+        if values in seen or values[0][:1] in 'ZX':  # in which it is listed, but has ended too
+            continue
+        seen.add(values)
+        yield thread, dict(zip(names, values, strict=True))
 
 
 def _numbers(fields: dict[str, str], name: str) -> list[int]:
@@ -118,12 +122,12 @@ def _numbers(fields: dict[str, str], name: str) -> list[int]:
 
 def _have_groups(gids: list[int]) -> bool:
     """Whether these are the supplementary groups of every thread."""
-    return all(_numbers(fields, 'Groups') == sorted(gids) for _, fields in _statuses())
+    return all(_numbers(fields, 'Groups') == sorted(gids) for _, fields in _statuses(['Groups']))
 
 
 def _check_threads(promised: dict[str, list[int]]) -> None:
     """Raise RuntimeError unless every thread is what drop() promised, in fields of its status."""
-    for thread, fields in _statuses():
+    for thread, fields in _statuses(promised):
         broken = [name for name in promised if _numbers(fields, name) != promised[name]]
         if broken:
             kept = ', '.join(f'{name} {fields[name]}' for name in broken)

@@ -2,6 +2,10 @@
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 def own_pid() -> int | None:
     """The number that /proc has for this process, which may be of an outer pid namespace.
@@ -39,6 +43,26 @@ def status_fields(directory: str) -> dict[str, str]:
     """
     with open(f'{directory}/status', errors='surrogateescape', newline='\n') as file:
         return {name: value.strip() for name, _, value in (line.partition(':') for line in file)}
+
+
+def some_status_fields(directory: str, names: 'Iterable[str]') -> tuple[str, ...]:
+    """The values that `status_fields` would give for some names; quicker, for many threads.
+
+    directory: of the process or thread, such as /proc/self.
+    names: of fields that the kernel has, none of them the first.
+    Raises OSError where there is no such process or thread.
+    """
+    text = b''
+    fd = os.open(f'{directory}/status', os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while part := os.read(fd, 1 << 16):
+            text += part
+    finally:
+        os.close(fd)
+    return tuple(
+        text.partition(f'\n{name}:'.encode())[2].partition(b'\n')[0].strip().decode()
+        for name in names
+    )
 
 
 def comm(directory: str) -> str:

@@ -147,13 +147,13 @@ def require_permitted(permitted: CapSet) -> None:
 
     for thread in thread_ids():
         try:
-            missing = permitted - CapSet.from_mask(masks_of(thread)[1])
+            missing = permitted.mask & ~masks_of(thread)[1]
         except ProcessLookupError:  # it has ended
             continue
         if missing:
             raise OSError(
                 errno.EPERM,
-                f'nothing was changed: {missing} is not permitted in thread '
+                f'nothing was changed: {CapSet.from_mask(missing)} is not permitted in thread '
                 f'{thread_name(thread)}, and permitted can only be reduced',
             )
 

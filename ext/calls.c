@@ -53,10 +53,16 @@ PyObject *system_calls(PyObject *module, PyObject *args)
 	for (int n = 0; n < count; n++)
 		if (convert_call(PyList_GetItem(list, n), &calls[n]) < 0)
 			return NULL;
-	struct outcome outcome;
-	Py_BEGIN_ALLOW_THREADS
-	outcome = threads_call(calls, count, all_threads);
-	Py_END_ALLOW_THREADS
+	/* Python's lock is kept at first: where many threads want it, it is long in coming back.
+	   Who cannot answer may need it to come so far. */
+	struct outcome outcome = {.error = ETIMEDOUT, .call = -1};
+	if (all_threads)
+		outcome = threads_call(calls, count, AT_ONCE);
+	if (outcome.error == ETIMEDOUT && outcome.call < 0) {
+		Py_BEGIN_ALLOW_THREADS
+		outcome = threads_call(calls, count, all_threads ? PATIENTLY : HERE);
+		Py_END_ALLOW_THREADS
+	}
 	if (!outcome.error)
 		Py_RETURN_NONE;
 	PyObject *threads = PyList_New(0);

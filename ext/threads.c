@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -32,6 +33,9 @@ static struct slot {
 	int error, call;
 } slots[MAX_THREADS];
 static int used, scans;
+/* The number of a thread's slot and one, found from its id; many threads would be long to search.
+ */
+static uint16_t places[2 * MAX_THREADS];
 static struct { /* how many threads the last scan found so */
 	unsigned long stopped, waiting, refused, workers;
 } seen;
@@ -142,6 +146,15 @@ static void ask(int n, pid_t tid, int signal)
 	seen.waiting += !failed;
 }
 
+static uint16_t *place_of(pid_t tid)
+{
+	const unsigned int length = sizeof places / sizeof *places;
+	unsigned int at = (unsigned int)tid % length;
+	while (places[at] && slots[places[at] - 1].tid != tid)
+		at = (at + 1) % length;
+	return &places[at];
+}
+
 /* Looks at one listed thread, and asks it if it was not asked before. */
 static void meet(int tasks, const char *name, pid_t self, int signal)
 {
@@ -152,13 +165,13 @@ static void meet(int tasks, const char *name, pid_t self, int signal)
 	}
 	if (tid <= 0)
 		return;
-	int n = 0;
-	while (n < used && slots[n].tid != tid)
-		n++;
-	if (n == MAX_THREADS)
+	uint16_t *place = place_of(tid);
+	bool is_new = *place == 0;
+	if (is_new && used == MAX_THREADS)
 		return;
-	bool is_new = n == used;
-	used += is_new;
+	if (is_new)
+		*place = (uint16_t)++used;
+	int n = *place - 1;
 	slots[n].seen_in = scans;
 	int state = is_new ? GONE : atomic_load(&slots[n].state);
 	if (state == GONE)
@@ -279,14 +292,15 @@ static void retreat(double seconds)
 }
 
 /* 0 when all other threads have come, else why they have not. */
-static int stop_others(pid_t self)
+static int stop_others(pid_t self, double last_round)
 {
 	int signal = claim_signal();
 	int error = signal ? ETIMEDOUT : EBUSY;
-	for (double round = FIRST_ROUND; error == ETIMEDOUT && round < LAST_ROUND; round *= 1.25) {
+	for (double round = FIRST_ROUND; error == ETIMEDOUT && round <= last_round; round *= 1.25) {
 		if (round > FIRST_ROUND)
 			retreat(round);
 		used = 0;
+		memset(places, 0, sizeof places);
 		atomic_store(&decision, OPEN);
 		unsigned long most = 0;
 		double end = now() + round;
@@ -303,17 +317,21 @@ static int stop_others(pid_t self)
 	return error;
 }
 
-struct outcome threads_call(const struct call *calls, int count, bool everywhere)
+struct outcome threads_call(const struct call *calls, int count, enum reach reach)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct outcome outcome = {0};
 	pthread_once(&once, guard_fork);
-	lock();
+	if (reach == AT_ONCE && pthread_mutex_trylock(&one_at_a_time))
+		return (struct outcome){.error = ETIMEDOUT, .call = -1};
+	if (reach != AT_ONCE)
+		lock();
 	pid_t self = (pid_t)syscall(SYS_gettid);
 	agenda = calls;
 	agenda_length = count;
 	used = 0;
-	int failing = 0, error = everywhere ? stop_others(self) : 0;
+	double last_round = reach == AT_ONCE ? FIRST_ROUND : LAST_ROUND;
+	int failing = 0, error = reach == HERE ? 0 : stop_others(self, last_round);
 	/* On success too: a thread that was asked may have ended, and its id comes back. */
 	withdraw(error, &outcome);
 	if (!error && (error = make_calls(&failing)) != 0)

@@ -2,7 +2,6 @@
 #ifndef THREADS_H
 #define THREADS_H
 
-#include <stdbool.h>
 #include <sys/types.h>
 
 struct call {
@@ -23,7 +22,10 @@ struct outcome {
 	pid_t threads[THREADS_NAMED];
 };
 
-/* Makes the calls in turn, on this thread or on every one of the process. */
-struct outcome threads_call(const struct call *calls, int count, bool everywhere);
+/* On this thread; on all, if they answer within milliseconds; on all, however long they take. */
+enum reach { HERE, AT_ONCE, PATIENTLY };
+
+/* Makes the calls in turn. */
+struct outcome threads_call(const struct call *calls, int count, enum reach reach);
 
 #endif
