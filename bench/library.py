@@ -4,8 +4,11 @@ All are checked to do it; what a library does not do it has no function for.
 """
 
 import argparse
+import inspect
 import os
 import subprocess
+import sys
+from collections.abc import Callable
 
 import capng
 import posixcaps
@@ -13,7 +16,7 @@ import prctl
 import pyperf
 import pyprctl
 
-from caps import IAB, Caps, CapSet, text
+from caps import IAB, Caps, CapSet
 
 MARK = Caps('cap_net_raw=ep')
 NUMBERS = range(capng.CAP_LAST_CAP + 1)
@@ -24,19 +27,8 @@ PYPRCTL_MARK = pyprctl.FileCaps(
 )
 
 
-def forget() -> None:
-    """What caps remembers of texts that it has read and written."""
-    text._sets_of.clear()
-    text._text_of.clear()
-
-
 def activate_caps() -> None:
     Caps.from_process().activate().apply()
-
-
-def activate_caps_first() -> None:
-    forget()
-    activate_caps()
 
 
 def activate_capng() -> None:
@@ -64,14 +56,25 @@ def activate_prctl() -> None:
     prctl.set_caps((names, prctl.CAP_EFFECTIVE, True))
 
 
-def read_caps(path: str) -> Caps:
-    return Caps.from_file(path)
+def read_caps(file: str | int) -> Caps:
+    return Caps.from_file(file)
 
 
-def read_capng(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY)
+def read_capng_fd(fd: int) -> set[int]:
     capng.capng_get_caps_fd(fd)
+    held = capng.capng_have_capability
+    return {number for number in NUMBERS if held(capng.CAPNG_PERMITTED, number)}
+
+
+def read_capng(path: str) -> set[int]:
+    fd = os.open(path, os.O_RDONLY)
+    permitted = read_capng_fd(fd)
     os.close(fd)
+    return permitted
+
+
+def fill_capng_fd(fd: int) -> None:
+    capng.capng_get_caps_fd(fd)
 
 
 def write_caps(path: str) -> None:
@@ -106,11 +109,18 @@ def bounding_prctl() -> set[str]:
 
 ACTIVATE = {
     'caps': activate_caps,
-    'caps, the first time': activate_caps_first,
     'libcap-ng': activate_capng,
     'posixcaps': activate_posixcaps,
     'pyprctl': activate_pyprctl,
     'python-prctl': activate_prctl,
+}
+# What a new interpreter has to import before it activates for the first time.
+FIRST = {
+    'caps': 'from caps import Caps',
+    'libcap-ng': 'import capng; NUMBERS = range(capng.CAP_LAST_CAP + 1)',
+    'posixcaps': 'import posixcaps',
+    'pyprctl': 'import pyprctl',
+    'python-prctl': 'import prctl',
 }
 BOUNDING = {
     'caps': bounding_caps,
@@ -124,6 +134,11 @@ READ = {
     'libcap-ng': read_capng,
     'posixcaps': posixcaps.get_file_caps,
     'pyprctl': pyprctl.FileCaps.get_for_file,
+}
+READ_OPEN = {
+    'caps, a descriptor': read_caps,
+    'libcap-ng, a descriptor': read_capng_fd,
+    'libcap-ng, a descriptor, nothing asked': fill_capng_fd,
 }
 WRITE = {
     'caps': write_caps,
@@ -146,6 +161,19 @@ def check(path: str) -> None:
         Caps('cap_kill=p').apply(path)
         write(path)
         assert Caps.from_file(path) == MARK, write
+    with open(path, 'rb') as file:
+        assert read_capng(path) == read_capng_fd(file.fileno()) == {capng.CAP_NET_RAW}
+
+
+def first_time(loops: int, imports: str, function: Callable[[], None]) -> float:
+    """What new interpreters say that their first call took, with everything imported."""
+    source = inspect.getsource(function)
+    code = (
+        f'import time\n{imports}\n{source}\nstart = time.perf_counter()\n'
+        f'{function.__name__}()\nprint(time.perf_counter() - start)\n'
+    )
+    command = [sys.executable, '-I', '-c', code]
+    return sum(float(subprocess.check_output(command)) for _ in range(loops))
 
 
 def system_calls(loops: int, program: str, what: str, path: str) -> float:
@@ -164,6 +192,9 @@ def main() -> None:
     arguments = runner.parse_args()
     path = arguments.file
     check(path)
+    for name, imports in FIRST.items():
+        label = f'activate: {name}, the first time'
+        runner.bench_time_func(label, first_time, imports, ACTIVATE[name])
     for what, contestants, given in (
         ('activate', ACTIVATE, ()),
         ('bounding', BOUNDING, ()),
@@ -174,6 +205,9 @@ def main() -> None:
         runner.bench_time_func(f'{what}: system calls', system_calls, *calls)
         for name, function in contestants.items():
             runner.bench_func(f'{what}: {name}', function, *given)
+    with open(path, 'rb') as file:
+        for name, function in READ_OPEN.items():
+            runner.bench_func(f'read: {name}', function, file.fileno())
 
 
 main()
