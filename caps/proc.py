@@ -35,14 +35,24 @@ def require() -> int:
     raise OSError(errno.ENOENT, f'this needs /proc, and {reason}')
 
 
+def read(path: str) -> str:
+    """The text of a file of /proc, in which names need not be UTF-8.
+
+    path: of the file.
+    Raises OSError where there is no such file.
+    """
+    with open(path, errors='surrogateescape', newline='\n') as file:
+        return file.read()
+
+
 def status_fields(directory: str) -> dict[str, str]:
     """What /proc/PID/status says of a process or thread, by name; values need not be UTF-8.
 
     directory: of the process or thread, such as /proc/self.
     Raises OSError where there is no such process or thread.
     """
-    with open(f'{directory}/status', errors='surrogateescape', newline='\n') as file:
-        return {name: value.strip() for name, _, value in (line.partition(':') for line in file)}
+    lines = read(f'{directory}/status').rstrip('\n').split('\n')
+    return {name: value.strip() for name, _, value in (line.partition(':') for line in lines)}
 
 
 def some_status_fields(directory: str, names: 'Iterable[str]') -> tuple[str, ...]:
@@ -71,5 +81,4 @@ def comm(directory: str) -> str:
     directory: of the process or thread, such as /proc/self.
     Raises OSError where there is no such process or thread.
     """
-    with open(f'{directory}/comm', errors='surrogateescape', newline='\n') as file:
-        return file.read()[:-1]
+    return read(f'{directory}/comm')[:-1]

@@ -128,10 +128,11 @@ def named(prefix: PathText, name: str) -> Installation:
 def recorded(prefix: PathText, name: str) -> Installation | None:
     """What is installed under a name, by its record and marks; None for nothing."""
     installation = named(prefix, name)
-    flags, installation.capped, installation.original = read_record(installation.ppy) or (0, '', '')
-    if not installation.original:
+    record = read_record(installation.ppy)
+    if record is None or not record.original:
         return None
-    installation.allow_root = bool(flags & ALLOW_ROOT)
+    installation.capped, installation.original = record.capped, record.original
+    installation.allow_root = bool(record.flags & ALLOW_ROOT)
     installation.setuid = bool(os.stat(installation.ppy).st_mode & stat.S_ISUID)
     with suppress(OSError, KeyError):
         caps = Caps.from_file(installation.capped)

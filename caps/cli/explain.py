@@ -142,15 +142,15 @@ def _step(step: Step) -> Document:
         'after': step.outcome.process and _moment(step.outcome.process),
         'error': errno.errorcode.get(step.outcome.error),
         'secure': step.outcome.secure,
-        'reasons': [reason._asdict() for reason in step.outcome.reasons],
+        'reasons': [{**vars(reason)} for reason in step.outcome.reasons],
     }
 
 
 def _moment(process: Process) -> Document:
     return {
         **{name: [*getattr(process, name)] for name in SETS},
-        'uid': process.uid._asdict(),
-        'gid': process.gid._asdict(),
+        'uid': {**vars(process.uid)},
+        'gid': {**vars(process.gid)},
         'groups': sorted(process.groups),
         'securebits': [*process.securebits],
         'no_new_privs': process.no_new_privs,

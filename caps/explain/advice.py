@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from caps import Caps, CapSet
 from caps.explain.obstacles import obstacles, setcap, unmark
@@ -14,6 +13,7 @@ from caps.explain.types import Advice, Check, Step
 from caps.explain.words import newer
 from caps.system.elf import vanishing_libraries
 from caps.system.files import UNMARKED, Executable, look_at_file
+from caps.system.records import replace
 from caps.system.types import FileCaps
 
 ACTIVATE = 'caps.Caps.from_process().activate().apply()'

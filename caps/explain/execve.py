@@ -18,10 +18,10 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from caps import CapSet, SecureBits
 from caps.explain.rules import RULES, Reason
+from caps.system.records import dataclass, replace
 from caps.system.types import File, FileCaps, Ids, Process
 
 MAX_SCRIPTS = 5  # each the interpreter of the one before

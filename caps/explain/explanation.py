@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from caps.explain import words
 from caps.explain.advice import advice_on
@@ -17,6 +15,7 @@ from caps.explain.types import Advice, Check, Step
 from caps.system.files import Executable, look_at_file
 from caps.system.path import closed_directory
 from caps.system.processes import Actor, as_user, look_at_process
+from caps.system.records import dataclass
 from caps.system.types import Process
 
 
@@ -141,7 +140,9 @@ def _look(path: str) -> Executable:
     try:
         return look_at_file(path)
     except FileNotFoundError as error:
-        if error.filename == path and '/' not in path and (command := shutil.which(path)):
+        from shutil import which
+
+        if error.filename == path and '/' not in path and (command := which(path)):
             error.strerror = f'{error.strerror}; did you mean {command!r}?'
         raise
 

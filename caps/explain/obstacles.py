@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 
 from caps import CapSet
 from caps.explain.types import Advice, Step
 from caps.system.files import Executable
 from caps.system.launcher import NAME, PREFIX
 from caps.system.path import closed_directory
+from caps.system.records import replace
 
 
 def obstacles(
@@ -32,12 +31,14 @@ def obstacles(
 def _on_access(started: Executable, step: Step) -> Iterator[Advice]:
     rules = _rules(step)
     if 'format' in rules:
+        from shutil import which
+
         text, command = 'a script needs #! and an interpreter as its first line', None
         if started.stray:
             text = f'its first line has {started.stray} before #!: remove that'
         if started.file.caps:
             text += '; a script that is marked for ppy can also be started by ppy directly'
-            ppy = shutil.which(NAME) or f'{PREFIX}/bin/{NAME}'
+            ppy = which(NAME) or f'{PREFIX}/bin/{NAME}'
             command = shlex.join(['caps', 'explain', '--ppy', ppy, started.path])
         yield Advice('format', text, command)
     if 'access' not in rules:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 
 from caps import CapSet, SecureBits
 from caps.explain.execve import Outcome, execve
@@ -17,7 +15,7 @@ from caps.explain.types import Check, Step
 from caps.system.files import Executable, look_at_file
 from caps.system.launcher import LAUNCHER_CAPS
 from caps.system.path import strangers
-from caps.system.run import Account, RunError, run_as
+from caps.system.records import dataclass, replace
 from caps.system.types import File, Ids, Process
 
 
@@ -56,11 +54,13 @@ def given_to_ppy(started: Executable, argument: Executable | None) -> Given | No
 
 
 def _by_env(script: Executable) -> Given | None:
+    from shutil import which
+
     argument = (script.first_line and script.first_line.argument) or ''
     try:
         words = shlex.split(argument[2:]) if argument.startswith('-S') else [argument]
         program, *options = words
-        path = program if '/' in program else shutil.which(program)
+        path = program if '/' in program else which(program)
         ppy = look_at_file(path) if path else None
     except (OSError, ValueError):  # not the execution that is asked about
         return None
@@ -77,6 +77,8 @@ def own_checks(outcome: Outcome) -> Iterator[Check]:
 
 def checks_of(given: Given, process: Process, is_other: bool) -> Iterator[Check]:
     """What the ppy-check of a ppy says; it is started as the user where that is possible."""
+    from caps.system.run import Account, RunError, run_as
+
     ppy, script = given.ppy, given.script
     if given.options:
         text = f'{script.path}: its first line must be #!{ppy.path} alone, since ppy takes '

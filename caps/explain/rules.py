@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from caps.system.records import dataclass
 
 # What each rule decides about, and its sentence.
 RULES = {
@@ -95,8 +95,14 @@ RULES = {
 }
 
 
-class Reason(NamedTuple):
-    """A rule that decided something, what it decided about, and a sentence that names it."""
+@dataclass(frozen=True)
+class Reason:
+    """A rule that decided something.
+
+    rule: its name
+    about: what it decided about
+    text: a sentence that names it
+    """
 
     rule: str
     about: str

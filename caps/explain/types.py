@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from caps.explain.execve import Outcome
+from caps.system.records import dataclass
 from caps.system.types import Process
 
 

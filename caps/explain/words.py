@@ -63,10 +63,11 @@ def of_process(process: Process, who: Actor | str) -> Iterator[str]:
     else:
         yield f'a process of {who} after a login'
     for kind, ids in (('user', process.uid), ('group', process.gid)):
-        same = len(set(ids)) == 1
-        parts = ids[:1] if same else ids
-        names = '' if same else ' (real, effective, saved)'
-        yield f'{kind} {", ".join(map(str, parts))}{names}'
+        if ids.real == ids.effective == ids.saved:
+            yield f'{kind} {ids.real}'
+        else:
+            numbers = f'{ids.real}, {ids.effective}, {ids.saved}'
+            yield f'{kind} {numbers} (real, effective, saved)'
     for name in SETS:
         yield f'{name}: {in_words(getattr(process, name))}'
     if process.securebits:

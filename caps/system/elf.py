@@ -10,11 +10,10 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from caps.system.look import part
+from caps.system.records import dataclass
 
 MAGIC = b'\x7fELF'
 HEADERS = 64  # of a program; linkers make about a dozen
@@ -112,7 +111,8 @@ def vanishing_libraries(elf: Elf, origin: str, environ: Mapping[str, str]) -> li
     unsafe += environ.get('LD_LIBRARY_PATH', '').replace(';', ':').split(':')
     safe += MUSL_LIBRARIES if 'musl' in elf.loader else LIBRARIES
     try:
-        cache = Path('/etc/ld.so.cache').read_bytes()
+        with open('/etc/ld.so.cache', 'rb') as file:
+            cache = file.read()
     except OSError:
         cache = b''
 

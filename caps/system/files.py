@@ -6,12 +6,12 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from caps.system.elf import MAGIC, Elf, read_elf
 from caps.system.launcher import SIZE, Record, record_in
 from caps.system.look import Look, look_at, part
 from caps.system.mounts import Mount, mount_of
+from caps.system.records import dataclass
 from caps.system.shebang import HEAD, FirstLine, first_line, stray_start
 from caps.system.types import File, FileCaps
 

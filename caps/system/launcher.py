@@ -4,10 +4,10 @@ import errno
 import os
 import struct
 from contextlib import suppress
-from typing import NamedTuple
 
 from caps import Caps, CapSet
 from caps.system.look import look_at, part
+from caps.system.records import dataclass
 
 PREFIX = '/usr/local'
 NAME = 'ppy'
@@ -18,7 +18,8 @@ ALLOW_ROOT = 1
 SIZE = 1 << 24  # no ppy is larger
 
 
-class Record(NamedTuple):
+@dataclass(frozen=True)
+class Record:
     """What the installer writes into a ppy: flags, and the paths of its two interpreters."""
 
     flags: int

@@ -2,8 +2,9 @@
 
 import os
 import re
-from dataclasses import dataclass
-from pathlib import Path
+
+from caps.proc import read
+from caps.system.records import dataclass
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Mount:
 def mount_of(descriptor: int) -> Mount:
     """The mount of an open file."""
     number = _mount_id(descriptor)
-    for line in Path('/proc/self/mountinfo').read_text(errors='surrogateescape').split('\n'):
+    for line in read('/proc/self/mountinfo').split('\n'):
         words = line.split(' ')
         if words[0] == number:
             options = words[5].split(',')
@@ -46,5 +47,4 @@ def mount_of(descriptor: int) -> Mount:
 
 
 def _mount_id(descriptor: int) -> str:
-    info = Path(f'/proc/self/fdinfo/{descriptor}').read_text()
-    return info.split('mnt_id:')[1].split()[0]
+    return read(f'/proc/self/fdinfo/{descriptor}').split('mnt_id:')[1].split()[0]

@@ -8,9 +8,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from caps import IAB
+from caps.system.records import dataclass
 
 SERVICES = '/etc/pam.d'
 CONFIGURATION = '/etc/security/capability.conf'

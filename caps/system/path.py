@@ -5,7 +5,6 @@ import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from caps.system.types import Process
 
@@ -35,9 +34,12 @@ def strangers(directory: str, owner: int = 0) -> Iterator[str]:
 
 def way(directory: str) -> Iterator[tuple[str, os.stat_result]]:
     """The directories from the root to one, as far as they exist, looked at in this order."""
-    for path in (*reversed(Path(directory).parents), Path(directory)):
+    paths = [directory.rstrip('/') or '/']
+    while (above := os.path.dirname(paths[-1])) not in ('', paths[-1]):
+        paths.append(above)
+    for path in reversed(paths):
         with suppress(FileNotFoundError, NotADirectoryError):
-            yield str(path), path.lstat()
+            yield path, os.lstat(path)
 
 
 def closed_directory(process: Process, path: str) -> str | None:

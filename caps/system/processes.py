@@ -8,12 +8,11 @@ import os
 import pwd
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from caps import CapSet, SecureBits
-from caps.proc import comm, require, status_fields
+from caps.proc import comm, read, require, status_fields
 from caps.system.pam import login_of
+from caps.system.records import dataclass, field, replace
 from caps.system.types import Ids, Process, UserNamespace
 
 
@@ -59,17 +58,13 @@ def is_kernel_before(*version: int) -> bool:
     return numbers is not None and tuple(map(int, numbers.groups())) < version
 
 
-def _read(path: str) -> str:
-    return Path(path).read_text(errors='surrogateescape')
-
-
 def _namespace(directory: str) -> UserNamespace:
     """The user namespace of a process, in ids of our own."""
     is_ours = _same_namespace(directory, 'user')
     ranges: dict[str, list[range]] = {}
     roots: list[int] = []
     for kind in 'gid', 'uid':
-        rows = [map(int, line.split()) for line in _read(f'{directory}/{kind}_map').splitlines()]
+        rows = [map(int, line.split()) for line in read(f'{directory}/{kind}_map').splitlines()]
         ranges[kind], roots = [], []
         for inside, outside, count in rows:
             start = inside if is_ours else outside
@@ -110,7 +105,7 @@ def _caveats(directory: str, fields: Mapping[str, str], is_other: bool) -> Itera
     if not os.path.exists('/proc/sys'):
         yield 'whether binfmt_misc hands files to interpreters: /proc is mounted with subset=pid'
     try:
-        options = _read('/proc/cmdline').split()
+        options = read('/proc/cmdline').split()
     except OSError as error:
         options = []
         yield f'whether the kernel was booted with no_file_caps: /proc/cmdline: {error.strerror}'
@@ -120,10 +115,10 @@ def _caveats(directory: str, fields: Mapping[str, str], is_other: bool) -> Itera
 
 def _security_modules(directory: str) -> list[str]:
     try:
-        modules = _read('/sys/kernel/security/lsm').strip().split(',')
+        modules = read('/sys/kernel/security/lsm').strip().split(',')
     except OSError:
         try:
-            label = _read(f'{directory}/attr/current').strip('\0\n')
+            label = read(f'{directory}/attr/current').strip('\0\n')
         except OSError:
             label = ''
         return [f'that labels it {label!r}'] if label else []

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
+
+from caps.system.records import dataclass
 
 HEAD = 256  # what the kernel reads of a file to recognise it
 BYTE_ORDER_MARK = b'\xef\xbb\xbf'
 
 
-class FirstLine(NamedTuple):
+@dataclass(frozen=True)
+class FirstLine:
     """The line of a script that names its interpreter.
 
     text: the line, without its newline

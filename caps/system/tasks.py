@@ -4,11 +4,11 @@ import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from caps import IAB, Caps, CapSet, SecureBits
 from caps.accounts import user_name
 from caps.proc import comm, own_pid, require, status_fields
+from caps.system.records import dataclass
 
 _name_of = functools.cache(user_name)  # a million accounts, or LDAP, take long to ask
 SECCOMP = 'disabled', 'strict', 'filter'

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from caps import Caps, CapSet, SecureBits
+from caps.system.records import dataclass, field
 
 SETS = 'inheritable', 'permitted', 'effective', 'ambient', 'bounding'
 EVERY_ID = (range(2**32 - 1),)
 
 
-class Ids(NamedTuple):
-    """The user or the group ids of a process; see credentials(7)."""
+@dataclass(frozen=True)
+class Ids:
+    """The user or the group ids of a process.
+
+    real, effective, saved: see credentials(7)
+    """
 
     real: int
     effective: int

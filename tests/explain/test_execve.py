@@ -139,7 +139,7 @@ class Execution(NamedTuple):
         pairs = [('error', said.error, self.error)]
         if said.process and self.after:
             pairs.append(('secure', said.secure, self.secure))
-            for name in (one.name for one in fields(Process)):
+            for name in Process.__annotations__:
                 pairs.append((name, getattr(said.process, name), getattr(self.after, name)))
         return '; '.join(f'{name}: said {a}, is {b}' for name, a, b in pairs if a != b)
 

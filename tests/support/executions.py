@@ -50,7 +50,8 @@ def happens(
         assert said.after
         masks = {name: int(seen[short], 16) for name, short in SHORT.items()}
         assert {name: getattr(said.after, name).mask for name in SETS} == masks
-        assert [*said.after.uid, *said.after.gid] == [
+        ids = said.after.uid, said.after.gid
+        assert [number for each in ids for number in (each.real, each.effective, each.saved)] == [
             int(number) for name in ('Uid', 'Gid') for number in seen[name].split()[:3]
         ]
         assert said.steps[-1].outcome.secure == (seen['Secure'] == '1')
