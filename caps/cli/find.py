@@ -44,26 +44,27 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.system.find import find
 
-    progress, shown = Progress(sys.stderr), set[str]()
+    progress, count = Progress(sys.stderr), 0
     files: list[Document] = []
 
     def show(findings: Findings) -> None:
         """Print what has been found since the last time."""
-        news = [entry for entry in list(findings.files) if entry[0] not in shown]
+        nonlocal count
+        news = findings.take()
         if news:
             progress.clear()
+        count += len(news)
         for path, caps in sorted(news, key=lambda entry: os.fsencode(entry[0])):
-            shown.add(path)
-            files.append(file(path, caps))
-            if arguments.null:
+            if out.as_json:
+                files.append(file(path, caps))
+            elif arguments.null:
                 out.name(path)
             else:
                 print_file(path, caps, out)
 
     def watch(findings: Findings) -> None:
         show(findings)
-        done, count = findings.searched, len(findings.files)
-        progress.tick(f'{done} directories searched, {count} files found')
+        progress.tick(f'{findings.searched} directories searched, {count} files found')
 
     out.document = {'files': files}
     try:
@@ -80,4 +81,4 @@ def run(arguments: argparse.Namespace, out: Output) -> bool:
         raise
     finally:
         progress.clear()
-    return bool(files)
+    return count > 0

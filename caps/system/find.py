@@ -5,13 +5,14 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 
-from caps import Caps, _caps
+from caps import Caps, _caps, refusals
+from caps.system.records import dataclass, field
+from caps.system.types import FileCaps
 
 # The calls release the interpreter's lock; what is left under it feeds no more threads than these.
 WORKERS = 4
+AT_ONCE = 16  # directories, as many as one call takes
 ANY_MOUNT = -1
 
 
@@ -19,7 +20,8 @@ ANY_MOUNT = -1
 class Findings:
     """What a search has found so far.
 
-    files: each path with its capabilities, sorted in the end
+    files: each path with its capabilities, sorted in the end; files whose attributes are alike
+        share one state
     problems: an OSError for everything that could not be looked at
     searched: how many directories have been
     """
@@ -27,6 +29,20 @@ class Findings:
     files: list[tuple[str, Caps]] = field(default_factory=list)
     problems: list[OSError] = field(default_factory=list)
     searched: int = 0
+
+    def take(self) -> list[tuple[str, Caps]]:
+        """The files since the last time, which are forgotten here."""
+        taken = self.files[:]
+        del self.files[: len(taken)]
+        return taken
+
+
+class _States(dict[bytes, Caps]):
+    """The state of each attribute, which many files have alike."""
+
+    def __missing__(self, attribute: bytes) -> Caps:
+        state = self[attribute] = FileCaps.from_xattr(attribute).state
+        return state
 
 
 class _Search:
@@ -36,8 +52,11 @@ class _Search:
         self.findings = Findings()
         self.failure: BaseException | None = None
         self.ended = threading.Event()
-        self._root, self._top = directory, top
+        self._top = top
         self._real = os.path.realpath(directory)
+        self._below = len(self._real.rstrip(b'/'))
+        self._root = os.fsdecode(directory.rstrip(b'/'))
+        self._states = _States()
         self._shared = [self._real]
         self._workers, self._idle = workers, 0
         self._changed = threading.Condition()
@@ -53,18 +72,18 @@ class _Search:
     def _search(self) -> None:
         mine: list[bytes] = []
         while mine or (mine := self._take()):
-            directory = mine.pop()
-            prefix = directory.rstrip(b'/') + b'/'
-            try:
-                files, below = _caps.find_in(directory, self._top)
-                mine += [prefix + name for name in below]
-                for name in files:
-                    self._look_at(prefix + name)
-            except (FileNotFoundError, ProcessLookupError):
-                pass  # gone meanwhile
-            except OSError as error:
-                self._note(error, directory)
-            self.findings.searched += 1
+            directories = (*mine[-AT_ONCE:],)
+            del mine[-AT_ONCE:]
+            found, below = _caps.find_in(directories, self._top)
+            mine += below
+            files = []
+            for path, value in found:
+                if isinstance(value, int):
+                    self._note(value, path)
+                else:
+                    files.append((self._named(path), self._states[value]))
+            self.findings.files += files
+            self.findings.searched += len(directories)
             if self._idle and len(mine) > 1:
                 self._share(mine)
 
@@ -88,54 +107,18 @@ class _Search:
             del mine[:half]
             self._changed.notify()
 
-    def _look_at(self, path: bytes) -> None:
-        try:
-            caps = _read(path)
-        except FileNotFoundError:
+    def _note(self, error: int, path: bytes) -> None:
+        """Note why a file or a directory cannot be looked at, unless it is gone meanwhile."""
+        if error in (errno.ENOENT, errno.ESRCH):
             return
-        except OSError as error:
-            self._note(error, path)
-        else:
-            if caps.marked:
-                self.findings.files.append((self._named(path), caps))
-
-    def _note(self, error: OSError, path: bytes) -> None:
-        self.findings.problems.append(OSError(error.errno, error.strerror, self._named(path)))
+        reason = refusals.of_file(OSError(error, os.strerror(error)), path, write=False)
+        if error in (errno.ELOOP, errno.ENOTDIR):  # a link is in its place
+            error, reason = errno.ESTALE, 'moved while it was looked at'
+        self.findings.problems.append(OSError(error, reason, self._named(path)))
 
     def _named(self, path: bytes) -> str:
         """A path as seen from the directory that was named, which may be a link."""
-        below = path[len(self._real) :].lstrip(b'/')
-        return os.fsdecode(os.path.join(self._root, below) if below else self._root)
-
-
-def _read(path: bytes) -> Caps:
-    """The capabilities of the file that a path without links leads to.
-
-    An account that may write to a directory on the way may have put a link there meanwhile.
-    """
-    flags = os.O_NOFOLLOW | os.O_CLOEXEC
-    *directories, name = path.split(b'/')[1:]
-    with ExitStack() as opened:
-
-        def enter(name: bytes, flags: int, directory: int | None) -> int:
-            fd = os.open(name, flags, dir_fd=directory)
-            opened.callback(os.close, fd)
-            return fd
-
-        try:
-            way = enter(b'/', os.O_PATH | flags, None)
-            for directory in directories:
-                way = enter(directory, os.O_PATH | os.O_DIRECTORY | flags, way)
-            file = enter(name, os.O_PATH | flags, way)
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise OSError(errno.ESTALE, 'moved while it was looked at') from None
-            raise
-        if not os.path.exists(f'/proc/self/fd/{file}') and stat.S_ISREG(os.fstat(file).st_mode):
-            readable = enter(name, os.O_RDONLY | os.O_NONBLOCK | flags, way)
-            if os.path.samestat(os.fstat(file), os.fstat(readable)):
-                file = readable  # since without /proc only such a descriptor leads to attributes
-        return Caps.from_file(file)
+        return self._root + os.fsdecode(path[self._below :])
 
 
 def find(
@@ -148,7 +131,7 @@ def find(
 
     directory: may itself be a symbolic link, or a file; no link below it is followed.
     all_file_systems: also enter what is mounted below.
-    watch: is called ten times a second until the search has ended.
+    watch: is called ten times a second until the search has ended, and may take what is found.
     Returns the findings: a file with several hard links is listed under each name, and what cannot
     be read is a problem.
     Raises OSError where there is no such directory, or no thread can be started; see xattr(7).

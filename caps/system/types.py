@@ -118,11 +118,16 @@ class FileCaps:
         sets = CapSet.from_mask(permitted), CapSet.from_mask(inheritable)
         return cls(*sets, bool(magic & 1), root_id)
 
+    @property
+    def state(self) -> Caps:
+        """The state that `caps.Caps.from_file` finds."""
+        caps = Caps(permitted=self.permitted, inheritable=self.inheritable, root_id=self.root_id)
+        caps.marked = True
+        return caps.activate(*self.permitted | self.inheritable) if self.effective else caps
+
     def __str__(self) -> str:
         """The text that setcap(8) takes for it."""
-        both = self.permitted | self.inheritable
-        caps = Caps(permitted=self.permitted, inheritable=self.inheritable)
-        return str(caps.activate(*both)) if self.effective and both else str(caps)
+        return str(self.state)
 
 
 @dataclass(frozen=True)

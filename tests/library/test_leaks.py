@@ -75,7 +75,8 @@ CALLS = {
     '_caps.Raised': '_caps.Raised()',
     '_caps.canonical': "_caps.canonical('=p 63+i')",
     '_caps.canonical_iab': "_caps.canonical_iab('!cap_kill,^5')",
-    '_caps.find_in': '_caps.find_in(directory.encode(), -1)',
+    '_caps.find_in': "all = b'/absent', b'x' * 5000, closed.encode(), directory.encode(); "
+                     '_caps.find_in(all, -1); _caps.find_in(all, 9999)',
     '_caps.get_file': 'fd = os.open(marked, os.O_PATH); _caps.get_file(fd); os.close(fd)',
     '_caps.set_file': "fd = os.open(marked, 0); _caps.set_file(fd, '=p', 7); os.close(fd)",
     '_caps.set_process': '_caps.set_process(_caps.get_process(0))',
@@ -111,9 +112,8 @@ REFUSED = {
     'raised': ["enter(raised('cap_kill'))", "raised('x')", 'next(suspended())'],
     '_caps.canonical': ["_caps.canonical('x')", '_caps.canonical(5)'],
     '_caps.canonical_iab': ["_caps.canonical_iab('x')", '_caps.canonical_iab()'],
-    '_caps.find_in': ["_caps.find_in(b'/absent', -1)", "_caps.find_in(b'x' * 5000, -1)",
-                      "_caps.find_in('/', -1)", "_caps.find_in(b'/', 9999)",
-                      '_caps.find_in(closed.encode(), -1)'],
+    '_caps.find_in': ["_caps.find_in(('/',), -1)", "_caps.find_in([b'/'], -1)",
+                      "_caps.find_in((b'/',) * 17, -1)"],
     '_caps.get_file': ['_caps.get_file(-1)', '_caps.get_file(None)', "_caps.get_file('/absent')"],
     '_caps.get_iab': ['_caps.get_iab(2**22 + 1)', '_caps.get_iab(2**31)'],
     '_caps.get_process': ['_caps.get_process(2**22 + 1)', "_caps.get_process('1')"],
@@ -190,7 +190,7 @@ PLANTED = {
     'state': ('ext/files.c', 'CAPS_OWNED cap_t caps = text', 'cap_t caps = text', 'Caps.remove'),
     'object': ('ext/find.c', 'Py_XDECREF(item);', '', '_caps.find_in'),
     'object of a failure': ('ext/calls.c', 'Py_XDECREF(thread);', '', '_caps.system_calls'),
-    'descriptor': ('ext/find.c', 'closedir(place->directory);', ';', '_caps.find_in'),
+    'descriptor': ('ext/find.c', 'close(*fd);', ';', '_caps.find_in'),
 }  # fmt: skip
 
 
