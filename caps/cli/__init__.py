@@ -8,24 +8,24 @@ import os
 import sys
 from collections.abc import Sequence
 
-from caps import __version__
-from caps.cli import (
-    audit,
-    capabilities,
-    completion,
-    explain,
-    files,
-    find,
-    hooks,
-    manifest,
-    ppy,
-    refresh,
-    show,
-    venv,
-)
 from caps.cli.output import Output
 from caps.cli.parsers import Commands, Parser, add_json
 
+# Each room and its commands, in the order of help. Only the room that is used is loaded.
+ROOMS = {
+    'show': ('show',),
+    'files': ('get', 'set', 'verify', 'remove'),
+    'find': ('find',),
+    'explain': ('explain',),
+    'audit': ('audit',),
+    'venv': ('venv',),
+    'ppy': ('ppy',),
+    'refresh': ('refresh', 'status'),
+    'manifest': ('manifest',),
+    'hooks': ('hooks',),
+    'capabilities': ('list', 'decode'),
+    'completion': ('completion',),
+}
 EXAMPLES = """\
 examples:
   caps show --tree                      who runs with what
@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in 'stdout', 'stderr':
         if getattr(sys, name) is None:  # closed by the caller, who wants to see nothing
             setattr(sys, name, io.StringIO())
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser(words).parse_args(words)
     command = arguments.parser
     if arguments.run is None:
         command.print_help()
@@ -106,16 +107,24 @@ def _is_refusal(error: Exception) -> bool:
 
 class _Version(argparse.Action):
     def __call__(self, *_: object) -> None:
-        print(f'caps {__version__}')
+        print(f'caps {_version()}')
         raise SystemExit(0)
 
 
 def _print_version(arguments: argparse.Namespace, out: Output) -> bool:
-    out.line('caps', __version__)
+    out.line('caps', _version())
     return True
 
 
+def _version() -> str:
+    from caps import __version__  # which takes longer to look up than most commands take
+
+    return __version__
+
+
 def _print_help(arguments: argparse.Namespace, out: Output) -> bool:
+    from caps.cli import completion
+
     whole = parser()
     commands = dict(completion.places(whole))
     place = ''.join(f' {word}' for word in arguments.words)
@@ -125,19 +134,19 @@ def _print_help(arguments: argparse.Namespace, out: Output) -> bool:
     return True
 
 
-def parser() -> Parser:
-    """The parser of the whole command line."""
+def parser(words: Sequence[str] = ()) -> Parser:
+    """The parser of the whole command line, or of the one room that its words need."""
     description = 'Linux capabilities of processes and files.'
     parser = Parser(prog='caps', description=description, examples=EXAMPLES)
     parser.add_argument('-V', '--version', action=_Version, nargs=0, help='print the version')
     add_json(parser)
     commands = Commands(parser)
-    for group in (
-        *(show, files, find, explain, audit, venv, ppy, refresh, manifest, hooks),
-        *(capabilities, completion),
-    ):  # fmt: skip
-        group.add(commands)
-    commands.add('version', _print_version, 'print the version', VERSION)
-    adding = commands.add('help', _print_help, 'the help of a command', HELP)
-    adding.add_argument('words', nargs='*', metavar='COMMAND')
+    command = next((word for word in words if not word.startswith('-')), '')
+    needed = [room for room, names in ROOMS.items() if command in names]
+    for room in needed or ROOMS:
+        __import__(f'caps.cli.{room}', fromlist=[room]).add(commands)
+    if not needed:
+        commands.add('version', _print_version, 'print the version', VERSION)
+        adding = commands.add('help', _print_help, 'the help of a command', HELP)
+        adding.add_argument('words', nargs='*', metavar='COMMAND')
     return parser

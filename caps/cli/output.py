@@ -2,9 +2,7 @@
 
 import io
 import os
-import re
 import sys
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,11 +16,17 @@ STYLES = {'bold': '\x1b[1m', 'yellow': '\x1b[33m', 'red': '\x1b[31m', 'dim': '\x
 
 def escaped(text: str) -> str:
     """Text that cannot act on a terminal: what is not printable becomes a backslash and a code."""
+    if text.isprintable() and '\\' not in text:
+        return text
     return ''.join(char if char.isprintable() and char != '\\' else _escape(char) for char in text)
 
 
 def in_one_line(text: str) -> str:
     """Text for a pipe, in which no name can make a line of its own or act on a terminal later."""
+    if text.isprintable():
+        return text
+    import unicodedata
+
     return ''.join(_escape(char) if unicodedata.category(char) in LINE_BREAKERS else char
                    for char in text)  # fmt: skip
 
@@ -44,6 +48,8 @@ def folded(text: str, width: int) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
+    import re
+
     return re.findall(r'[^ ,]*[ ,]*', text)
 
 
@@ -88,10 +94,12 @@ class Output:
         """Print words, the last one in a style; nothing where JSON is asked for."""
         if self.as_json:
             return
-        shown = [*map(escaped if self.on_terminal else in_one_line, words)]
+        show = escaped if self.on_terminal else in_one_line
         if self.has_colour and style:
-            shown[-1] = f'{STYLES[style]}{shown[-1]}\x1b[m'
-        print(*shown)
+            *plain, last = map(show, words)
+            print(*plain, f'{STYLES[style]}{last}\x1b[m')
+        else:
+            print(show(' '.join(words)))
 
     def text(self, text: str) -> None:
         """Print a line of a file, in which what is not printable is escaped as the file has it."""

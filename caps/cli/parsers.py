@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import re
 from collections.abc import Callable
 
 TYPE_CHECKING = False
@@ -83,6 +81,9 @@ def add_json(parser: Parser) -> None:
 
 def shape_text(shape: dict[str, object]) -> str:
     """The shape of a document, as help shows it."""
+    import json
+    import re
+
     return re.sub(r'\[\s+("[^"]*")\s+\]', r'[\1]', json.dumps(shape, indent=2))
 
 
