@@ -41,8 +41,12 @@ def read(path: str) -> str:
     path: of the file.
     Raises OSError where there is no such file.
     """
-    with open(path, errors='surrogateescape', newline='\n') as file:
-        return file.read()
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = b''.join(iter(lambda: os.read(fd, 1 << 16), b''))
+    finally:
+        os.close(fd)
+    return content.decode(errors='surrogateescape')
 
 
 def status_fields(directory: str) -> dict[str, str]:
@@ -51,8 +55,10 @@ def status_fields(directory: str) -> dict[str, str]:
     directory: of the process or thread, such as /proc/self.
     Raises OSError where there is no such process or thread.
     """
-    lines = read(f'{directory}/status').rstrip('\n').split('\n')
-    return {name: value.strip() for name, _, value in (line.partition(':') for line in lines)}
+    # The name may have any characters, so it is kept out of what the others are split at.
+    name, _, rest = read(f'{directory}/status').partition('\n')
+    words = iter(rest.rstrip('\n').replace('\n', ':\t').split(':\t'))
+    return {'Name': name.partition(':\t')[2], **dict(zip(words, words, strict=False))}
 
 
 def some_status_fields(directory: str, names: 'Iterable[str]') -> tuple[str, ...]:

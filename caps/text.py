@@ -49,6 +49,7 @@ def listed(names: str) -> int:
 # than the two system calls.
 _sets_of: dict[str, dict[str, int]] = {}
 _text_of: dict[tuple[int, int, int], str] = {}
+_iab_text_of: dict[tuple[int, int, int], str] = {}
 
 
 def remember(memory: 'dict[Key, Value]', key: 'Key', value: 'Value') -> None:
@@ -137,9 +138,14 @@ def parse_iab(text: str) -> dict[str, int]:
 
 def written_iab(inheritable: int, ambient: int, blocked: int) -> str:
     """libcap's text of three masks."""
-    entries = [
-        prefix + name
-        for prefix, mask in (('%', inheritable), ('^', ambient), ('!', blocked))
-        for name in CapSet.from_mask(mask)
-    ]
-    return _caps.canonical_iab(','.join(entries))
+    key = inheritable, ambient, blocked
+    text = _iab_text_of.get(key)
+    if text is None:
+        entries = [
+            prefix + name
+            for prefix, mask in zip('%^!', key, strict=True)
+            for name in CapSet.from_mask(mask)
+        ]
+        text = _caps.canonical_iab(','.join(entries))
+        remember(_iab_text_of, key, text)
+    return text

@@ -91,14 +91,17 @@ def run(arguments: argparse.Namespace, out: Output) -> bool:
         for pid in pids or [require()]:
             with out.noting():
                 shown.append(tasks.read(pid))
-    out.document = {'processes': [document(task) for task in shown], 'sockets': None}
+    if out.as_json:
+        out.document = {'processes': [document(task) for task in shown], 'sockets': None}
+        return True
     if arguments.brief:
         for task in shown:
             out.line(f'{task.pid}:', str(task.caps))
         return True
     if arguments.tree or arguments.all:
+        here = tasks.user_namespace('self')
         rows = [
-            (*_who(task, depth), str(task.caps), str(task.iab), ', '.join(task.notes()))
+            (*_who(task, depth), str(task.caps), str(task.iab), ', '.join(task.notes(here)))
             for task, depth in zip(shown, depths or [0] * len(shown), strict=True)
         ]
         out.table(('PID', 'USER', 'NAME', 'CAPS', 'IAB', 'NOTES'), rows)

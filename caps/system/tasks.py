@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from caps import IAB, Caps, CapSet, SecureBits
 from caps.accounts import user_name
-from caps.proc import comm, own_pid, require, status_fields
+from caps.proc import comm, require, status_fields
 from caps.system.records import dataclass
 
 _name_of = functools.cache(user_name)  # a million accounts, or LDAP, take long to ask
@@ -22,6 +22,7 @@ JUDGED_BY = (
 class Task:
     """A process or thread, and its state; None is for what this account may not know.
 
+    caps, iab: shared by all whose sets are alike
     differing: the threads whose state differs from that of the main thread
     """
 
@@ -43,8 +44,11 @@ class Task:
         """The account of the effective user id, or the number where it has none."""
         return _name_of(self.uids[1])
 
-    def notes(self) -> Iterator[str]:
-        """What else limits the process or is special about it, in words."""
+    def notes(self, here: int | None) -> Iterator[str]:
+        """What else limits the process or is special about it, in words.
+
+        here: the user namespace of who asks.
+        """
         if self.differing:
             plural = 's' * (len(self.differing) > 1)
             yield f'differing thread{plural} {" ".join(map(str, self.differing))}'
@@ -52,36 +56,46 @@ class Task:
             yield 'no_new_privs'
         if self.seccomp != 'disabled':
             yield f'seccomp {self.seccomp}'
-        if self.user_namespace not in (None, user_namespace('self')):
+        if self.user_namespace not in (None, here):
             yield f'user namespace {self.user_namespace}'
 
 
 def read(pid: int) -> Task:
     """The state of a process or thread; OSError where there is none.  See proc(5)."""
-    require()
+    return _read(pid, require())
+
+
+def _read(pid: int, own: int) -> Task:
     try:
-        fields, name = status_fields(f'/proc/{pid}'), comm(f'/proc/{pid}')
+        fields = status_fields(f'/proc/{pid}')
+        name = comm(f'/proc/{pid}') if '\\' in fields['Name'] else fields['Name']
     except (FileNotFoundError, ProcessLookupError) as error:
         raise OSError(error.errno, 'no such process', str(pid)) from None
-    sets = [CapSet.from_mask(int(fields[f'Cap{flag}'], 16)) for flag in ('Eff', 'Prm', 'Inh')]
-    iab = IAB()
-    iab.inheritable = sets[2]
-    iab.ambient = CapSet.from_mask(int(fields['CapAmb'], 16))
-    iab.bounding = CapSet.from_mask(int(fields['CapBnd'], 16))
+    caps, iab = _sets(*[fields[f'Cap{name}'] for name in ('Eff', 'Prm', 'Inh', 'Amb', 'Bnd')])
     return Task(
         pid=pid,
         parent=int(fields['PPid']),
         name=name,
         uids=[int(uid) for uid in fields['Uid'].split()],
         gids=[int(gid) for gid in fields['Gid'].split()],
-        caps=Caps(effective=sets[0], permitted=sets[1], inheritable=sets[2]),
+        caps=caps,
         iab=iab,
-        securebits=list(SecureBits.from_process()) if pid == own_pid() else None,
+        securebits=list(SecureBits.from_process()) if pid == own else None,
         no_new_privs=fields['NoNewPrivs'] == '1',
         seccomp=SECCOMP[int(fields.get('Seccomp', 0))],
         user_namespace=user_namespace(pid),
         differing=_differing(pid, fields) if int(fields['Threads']) > 1 else [],
     )
+
+
+@functools.lru_cache
+def _sets(*masks: str) -> tuple[Caps, IAB]:
+    effective, permitted, inheritable, ambient, bounding = (
+        CapSet.from_mask(int(mask, 16)) for mask in masks
+    )
+    iab = IAB()
+    iab.inheritable, iab.ambient, iab.bounding = inheritable, ambient, bounding
+    return Caps(effective=effective, permitted=permitted, inheritable=inheritable), iab
 
 
 def _differing(pid: int, fields: Mapping[str, str]) -> list[int]:
@@ -108,11 +122,10 @@ def user_namespace(pid: int | str) -> int | None:
 
 def everything() -> list[Task]:
     """Every process, in the order of their ids; OSError where /proc is of no use."""
-    require()
-    tasks = []
+    own, tasks = require(), []
     for pid in sorted(int(name) for name in os.listdir('/proc') if name.isdecimal()):
         with suppress(OSError):  # gone meanwhile
-            tasks.append(read(pid))
+            tasks.append(_read(pid, own))
     return tasks
 
 

@@ -293,12 +293,15 @@ def test_notes_name_what_else_limits_a_process(capsys):
     assert capsys.readouterr().out.splitlines()[1].endswith('no_new_privs, seccomp filter')
 
 
-def test_name_of_a_process_is_the_same_everywhere(capsys):
-    name = "from ctypes import CDLL; CDLL(None).prctl(15, b'a\\n\\xc3'); print(flush=True); input()"
-    with process(sys.executable, '-c', name) as pid:
+@pytest.mark.parametrize('name', ['a\n\udcc3', 'a:\tUid:\t7', ' a\\n\t', ''], ids=repr)
+def test_name_of_a_process_is_the_same_everywhere(name, capsys):
+    change = f'CDLL(None).prctl(15, {os.fsencode(name)!r})'
+    code = f'from ctypes import CDLL; {change}; print(flush=True); input()'
+    with process(sys.executable, '-c', code) as pid:
         (shown,) = from_json(capsys, 'show', pid)['processes']
         explained = from_json(capsys, 'explain', '/bin/true', '--pid', pid)['process']
-    assert shown['name'] == explained['name'] == 'a\n\udcc3'
+    assert shown['name'] == explained['name'] == name
+    assert shown['uid']['real'] == explained['uid']['real'] == os.getuid()
 
 
 def test_absent_process_is_a_problem(capsys):
