@@ -17,7 +17,6 @@ import tempfile
 import traceback
 import types
 from contextlib import ExitStack
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from caps import IAB, Caps, CapSet, SecureBits, set_no_new_privs
 from caps.explain import execve
 from caps.system import types as model_types
 from caps.system.processes import is_kernel_before
+from caps.system.records import replace
 from caps.system.types import File, FileCaps, Ids, Process, UserNamespace
 from support import SUPPORT, needs
 
