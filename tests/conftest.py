@@ -5,6 +5,7 @@ import functools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -44,6 +45,8 @@ settings.load_profile('caps')
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if 'PYTEST_XDIST_WORKER' in os.environ:  # which has a thread that waits for orders
         may_fork = 'ignore:.*use of fork(pty)?.. may lead to deadlocks:DeprecationWarning'
         config.addinivalue_line('filterwarnings', may_fork)
