@@ -120,7 +120,7 @@ ACTIONS = {
     'force a buffer': (enlarge_buffer, 'net_admin'),
     'make a device': (make_device, 'mknod'),
     'change the root': (lambda: os.chroot('/'), 'sys_chroot'),
-    'be less nice': (lambda: os.setpriority(os.PRIO_PROCESS, 0, -5), 'sys_nice'),
+    'be less nice': (lambda: os.nice(-1), 'sys_nice'),
     'raise a limit': (raise_limit, 'sys_resource'),
     'be another user': (be_another, 'setuid'),
     'change groups': (lambda: os.setgroups([]), 'setgid'),
