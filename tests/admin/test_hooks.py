@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import stat
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -354,9 +353,7 @@ def test_what_waits_for_ever_is_ended(scene, monkeypatch):
     monkeypatch.setattr(hooks.sys, 'executable', str(waiting))
     monkeypatch.setattr(hooks, 'SECONDS', 0.2)
     monkeypatch.setattr(hooks, 'places', lambda: ['/etc/caps/manifest'])
-    start = time.monotonic()
     assert {(status, 'has not ended' in text) for status, text in after_packages()} == {(1, True)}
-    assert time.monotonic() - start < 500
 
 
 def test_account_that_is_not_root_runs_nothing(machine, accounts):
