@@ -53,7 +53,7 @@ def pytest_configure(config):
 
 
 # The order in which workers of pytest-xdist take the files: what is long comes first.
-ROOMS = 'project', 'ppy', 'admin', 'audit', 'explain', 'cli', 'library'
+ROOMS = 'project', 'ppy', 'admin', 'audit', 'library', 'explain', 'cli'
 
 
 def pytest_collection_modifyitems(items):
