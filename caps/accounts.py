@@ -31,7 +31,7 @@ def _no_account(kind: str, reason: str) -> LookupError:
 
 
 def ids_of(user: str | int | None, group: str | int | None) -> tuple[int | None, int | None]:
-    """The numbers of a user and a group; by default the group is that of the user's account.
+    """The numbers of a user and a group; by default the group of the user's account.
 
     user, group: names or numbers, None for none.
     Raises LookupError where there is no such account.

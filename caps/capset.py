@@ -78,7 +78,7 @@ class CapSet(MutableSet[str]):
 
     @classmethod
     def from_mask(cls, mask: int) -> 'CapSet':
-        """The set whose bits are those of a mask, as /proc/PID/status prints it in hex.
+        """The set that a mask stands for; /proc/PID/status prints masks in hexadecimal.
 
         mask: bit n is capability n.
         Raises ValueError for a bit beyond the capabilities that libcap can have; see proc(5).

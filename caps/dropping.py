@@ -40,7 +40,7 @@ def drop(
 
     keep: what stays permitted and effective; inheritable and ambient become empty, and so does
     bounding where cap_setpcap is permitted.
-    user, group: names or numbers to become; the group of a user is by default that of the account.
+    user, group: names or numbers to become; by default the group of the user's account.
     groups: the supplementary groups of a new user or group; without either they stay if empty.
     no_new_privs: also keep execve(2) from giving any privilege again.
     Returns the bounding set that is left: not empty if cap_setpcap was missing.

@@ -108,7 +108,7 @@ def _invalid(file: 'PathOrFd', write: bool) -> str:
         return 'its security.capability attribute is malformed'
     if _is_initial('uid') or any(start == 0 for start, _ in _mapped('uid')):
         return 'the mount is idmapped without root, or the file system takes no such attribute'
-    return 'this user namespace has no user 0, whom file capabilities are for (user_namespaces(7))'
+    return 'a mark is for user 0, and this user namespace has none (user_namespaces(7))'
 
 
 def _not_permitted(file: 'PathOrFd') -> str:

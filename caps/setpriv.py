@@ -42,8 +42,8 @@ def command(
     user, group, groups: as for `drop`.
     no_new_privs: also keep execve(2) from giving it any privilege.
     Returns the words of the command line.
-    Raises OSError, EPERM for what this process may not give, ENOENT or ENOEXEC where there is no
-    setpriv or not that of util-linux; LookupError for an unknown account; ValueError for one
+    Raises OSError, EPERM for what this process may not give, ENOENT or ENOEXEC where the
+    setpriv of util-linux is missing; LookupError for an unknown account; ValueError for one
     string; see execve(2) and capabilities(7).
     """
     if isinstance(argv, (str, bytes)) or not argv:
@@ -127,7 +127,7 @@ def _remove_all() -> str:
         if b'BusyBox' in content and not name:
             raise OSError(
                 errno.ENOEXEC,
-                "setpriv(1) is BusyBox's and cannot do this; install that of util-linux "
+                "setpriv(1) is BusyBox's and cannot do this; install the one of util-linux "
                 '(Alpine: apk add setpriv)',
                 program,
             )

@@ -72,7 +72,7 @@ class Caps(State):
 
     text: capability text as cap_from_text(3) takes it, or another `Caps` to copy.
     effective, permitted, inheritable: members added to what the text gives.
-    root_id: the attribute; without it that of the `Caps` which is copied, else 0.
+    root_id: the attribute; by default the one of a `Caps` that is copied, else 0.
     Raises ValueError for text that libcap rejects.
     """
 

@@ -28,7 +28,7 @@ def spelled(name: str) -> int:
 
 
 def reads_binary() -> bool:
-    """Whether libcap reads 0b1: it does where the C library's strtol(3) is that of C23."""
+    """Whether libcap reads 0b1: it does where strtol(3) of the C library follows C23."""
     try:
         return bool(_caps.canonical('0b1=p'))
     except OSError:

@@ -51,7 +51,7 @@ HELP = {
 
 
 def add(commands: Commands) -> None:
-    """Add the command to those of a parser."""
+    """Add the command to a parser."""
     text = 'which capabilities a command needs, and the proof'
     parser = commands.add('audit', run, text, EXAMPLES, SHAPE)
     parser.add_argument('command', nargs='*', metavar='COMMAND', help='after --')

@@ -33,7 +33,7 @@ DECODE_SHAPE: Document = {'capabilities': ['str'], **PROBLEMS}
 
 
 def add(commands: Commands) -> None:
-    """Add the commands to those of a parser."""
+    """Add the commands to a parser."""
     commands.add('list', run_list, 'what each capability allows', LIST, LIST_SHAPE)
     text = 'the capabilities of a mask in hexadecimal'
     parser = commands.add('decode', decode, text, DECODE, DECODE_SHAPE)

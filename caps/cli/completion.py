@@ -78,7 +78,7 @@ examples:
 
 
 def add(commands: Commands) -> None:
-    """Add the command to those of a parser."""
+    """Add the command to a parser."""
     parser = commands.add('completion', run, 'print a script that completes this', EXAMPLES)
     parser.add_argument('shell', choices=('bash', 'zsh', 'fish'))
 

@@ -86,7 +86,7 @@ SHAPE: dict[str, object] = {
 
 
 def add(commands: Commands) -> None:
-    """Add the command to those of a parser."""
+    """Add the command to a parser."""
     text = 'what executing a file would do, and why'
     parser = commands.add('explain', run, text, EXAMPLES, SHAPE)
     parser.add_argument('file', metavar='FILE')

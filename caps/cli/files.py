@@ -42,7 +42,7 @@ Pairs = list[tuple[Caps, str]]
 
 
 def add(commands: Commands) -> None:
-    """Add the commands to those of a parser."""
+    """Add the commands to a parser."""
     parser = commands.add('get', get, 'the capabilities of files', GET, FILES)
     parser.add_argument('files', nargs='+', metavar='FILE')
     for name, run, text, examples in (

@@ -29,7 +29,7 @@ examples:
 
 
 def add(commands: Commands) -> None:
-    """Add the command to those of a parser."""
+    """Add the command to a parser."""
     text = 'the files below directories that carry capabilities'
     parser = commands.add('find', run, text, EXAMPLES, FILES)
     parser.add_argument('directories', nargs='+', metavar='DIR')

@@ -37,7 +37,7 @@ REMOVED: Document = {'removed': ['str'], **PROBLEMS}
 
 
 def add(commands: Commands) -> None:
-    """Add the commands to those of a parser."""
+    """Add the commands to a parser."""
     group = commands.group(
         'hooks', 'have package managers keep marks and ppy as they are', EXAMPLES
     )

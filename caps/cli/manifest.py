@@ -68,7 +68,7 @@ DRIFTS: Document = {'files': [DRIFT], **PROBLEMS}
 
 
 def add(commands: Commands) -> None:
-    """Add the commands to those of a parser."""
+    """Add the commands to a parser."""
     text = 'which files are to carry which capabilities: list, compare, bring back'
     group = commands.group('manifest', text, EXAMPLES)
     parser = group.add('save', _save, 'list what carries capabilities', SAVE)

@@ -74,7 +74,7 @@ REMOVED: Document = {'ppy': 'str', **PROBLEMS}
 
 
 def add(commands: Commands) -> None:
-    """Add the commands to those of a parser."""
+    """Add the commands to a parser."""
     text = 'the launcher: install it, look at it, remove it'
     group = commands.group('ppy', text, EXAMPLES)
     text = 'put a launcher in place, or renew it'

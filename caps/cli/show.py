@@ -50,7 +50,7 @@ SHAPE: Document = {
 
 
 def add(commands: Commands) -> None:
-    """Add the command to those of a parser."""
+    """Add the command to a parser."""
     parser = commands.add('show', run, 'the state of processes', EXAMPLES, SHAPE)
     parser.add_argument('pids', nargs='*', type=int, metavar='PID', help='default: this command')
     parser.add_argument('--tree', action='store_true', help='each process below its parent')

@@ -60,7 +60,7 @@ SHAPE: Document = {
 
 
 def add(commands: Commands) -> None:
-    """Add the commands to those of a parser."""
+    """Add the commands to a parser."""
     group = commands.group('venv', 'capabilities for one virtual environment', EXAMPLES)
     text = 'give its python capabilities, in a copy'
     parser = group.add('mark', mark, text, MARK, SHAPE)

@@ -29,7 +29,7 @@ class Executable:
     has_path: whether the real path leads to this very file
     links: each symbolic link that `path` itself is, and what it names
     venv: the virtual environment that the path is in and the file is not
-    first_line: that of a script
+    first_line: of a script
     stray: what stands before #! in its first line, in words
     has_acl: whether it has an access control list
     file: what the model of execve(2) needs
@@ -150,7 +150,7 @@ def _links(path: str) -> Iterator[tuple[str, str]]:
     for _ in range(LINKS):
         try:
             target = os.path.join(os.path.dirname(path), os.readlink(path))
-        except OSError:  # no link, or one that is not there any more
+        except OSError:  # no link, or one that is gone
             return
         yield path, target
         path = target

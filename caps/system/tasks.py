@@ -23,7 +23,7 @@ class Task:
     """A process or thread, and its state; None is for what this account may not know.
 
     caps, iab: shared by all whose sets are alike
-    differing: the threads whose state differs from that of the main thread
+    differing: the threads whose state differs from the main thread's
     """
 
     pid: int
@@ -99,7 +99,7 @@ def _sets(*masks: str) -> tuple[Caps, IAB]:
 
 
 def _differing(pid: int, fields: Mapping[str, str]) -> list[int]:
-    """The threads of a process whose state differs from that of the main thread."""
+    """The threads of a process whose state differs from the main thread's."""
     if fields['Tgid'] != fields['Pid']:  # a thread was asked for
         return []
     threads = []

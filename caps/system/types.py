@@ -97,7 +97,7 @@ class FileCaps:
         """What `caps.Caps.from_file` found or `caps.Caps.apply` would write.
 
         caps: the state.
-        Returns None for that of an unmarked file.
+        Returns None for the state of an unmarked file.
         """
         if caps.marked is False:
             return None
@@ -141,7 +141,7 @@ class File:
     namespace that does not contain the process
     noexec: whether the mount executes nothing
     interpreter: the program that the first line of a script names
-    is_program: whether the kernel can run it, be it through its interpreter
+    is_program: whether the kernel can run it, by itself or through its interpreter
     """
 
     path: str

@@ -569,8 +569,7 @@ def test_immutable_file_is_called_so(program):
         (0, 1, 'the owner of the file is not in this user namespace (user_namespaces(7))'),
         (
             5, 0,
-            'this user namespace has no user 0, whom file capabilities are for '
-            '(user_namespaces(7))',
+            'a mark is for user 0, and this user namespace has none (user_namespaces(7))',
         ),
     ],
     ids=['root of it', 'unmapped owner', 'no root in it'],
