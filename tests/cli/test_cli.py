@@ -1,6 +1,7 @@
 """The command line, with libcap's and libcap-ng's own tools as the referees."""
 
 import getpass
+import io
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 
 import pytest
 
@@ -20,6 +21,7 @@ from caps.cli.output import escaped, in_one_line
 from caps.system.launcher import NAME, PREFIX
 from caps.system.tasks import in_words
 from support import CHILDREN, needs, needs_root, run
+from support.child import become, in_a_child
 from support.documents import PARSERS, matches
 from support.executions import waiting
 
@@ -156,6 +158,27 @@ def test_set_that_cannot_be_meant_is_refused_before_anything_is_written(
         main(['set', *(str(marked) if word == 'FILE' else word for word in words)])
     assert reason in capsys.readouterr().err
     assert os.getxattr(marked, 'security.capability') == before
+
+
+def test_empty_list_for_an_environment_is_a_usage_error(tmp_path, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        main(['venv', 'mark', str(tmp_path), ''])
+    assert "'' is not CAPS (is a variable unset?)" in capsys.readouterr().err
+
+
+@needs_root
+def test_who_may_not_mark_is_told_of_sudo(scene, accounts):
+    path = scene / 'file'
+    path.touch()
+
+    @in_a_child
+    def refused():
+        become(accounts.attacker)
+        with redirect_stderr(io.StringIO()) as errors:
+            assert main(['set', 'cap_kill=p', str(path)]) == 1
+        return errors.getvalue()
+
+    assert refused() == f'caps: {path}: cap_setfcap must be effective; run this with sudo\n'
 
 
 @needs('cap_setfcap')
