@@ -36,7 +36,7 @@ from caps.system.packages import recorded_digests
 from support import SOAK, needs, needs_root, require, run
 from support.attacks import PYTHON
 from support.mounts import mount_idmapped
-from support.packages import MAKE
+from support.packages import MAKE, make_deb
 from support.venvs import make_venv
 
 KILL = 'cap_kill=ep'
@@ -1081,6 +1081,46 @@ fi
 echo evil >> opt/tool
 $caps manifest restore manifest || echo "changed $?"
 """
+# The same, where what dpkg says of a path is true and the path is not its package's any more.
+LIES = """
+set -e
+caps="$1 -m caps"
+mount -t tmpfs -o mode=755 none /var/lib/dpkg
+mkdir /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers
+touch /var/lib/dpkg/status
+cd "$0"
+dpkg-divert --local --no-rename --divert "$0/opt/diverted.real" --add "$0/opt/diverted" >&2
+dpkg -i one.deb >&2
+test -e opt/diverted.real
+echo evil > opt/diverted
+chmod 755 opt/diverted
+chown "$2:$2" den
+printf one > theirs
+chmod 755 theirs
+$caps manifest restore manifest >&2 || echo "refused $?"
+"""
+
+
+@needs('cap_sys_admin')
+@needs_root
+def test_path_that_is_not_a_packages_any_more_is_not_marked(scene, accounts):
+    require(shutil.which('dpkg'), 'dpkg')
+    diverted, owned, theirs = scene / 'opt/diverted', scene / 'den/tool', scene / 'theirs'
+    make_deb(scene / 'one', 1, {diverted: 'one', owned: 'one'})
+    lines = [Listed(str(path), KILL, 'root', 'root', 0o755) for path in (diverted, owned, theirs)]
+    (scene / 'manifest').write_text(''.join(f'{line}\n' for line in lines))
+    command = ['unshare', '--mount', 'sh', '-c', LIES, scene, sys.executable]
+    done = run(*command, accounts.attacker.uid)
+    assert done.stdout == 'refused 1\n', done
+    for path, reason in (
+        (diverted, "has other content than its package's"),
+        (owned, f'{owned.parent} belongs to uid {accounts.attacker.uid}, not to root'),
+        (theirs, 'is of no package that is wholly installed'),
+    ):
+        assert f'{path} is not restored: {reason}' in done.stderr
+        assert not Caps.from_file(path).marked
+
+
 INSTALL = {
     'dpkg': ['dpkg -i', 'dpkg'],
     'rpm': ['rpm --upgrade --nodeps', ''],
