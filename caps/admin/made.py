@@ -1,7 +1,8 @@
 """What a manifest lists of what caps has made: compared, and made again.
 
 Whoever owns an environment decides what its python runs, so an environment gets its mark back only
-while it is the listed owner's.  All else is judged as when it was made first.
+while it is the listed owner's.  All else is judged as when it was made first.  That an interpreter
+has changed since it was copied is no drift: `caps refresh` sees to that.
 """
 
 import os
@@ -11,15 +12,16 @@ from contextlib import suppress
 from caps import Caps
 from caps.accounts import user_name
 from caps.admin.environment import opened
-from caps.admin.installation import installation_at, recorded
+from caps.admin.installation import damage, recorded
 from caps.admin.listed import ListedPpy, ListedVenv, Made
 from caps.admin.opening import refuse
 from caps.admin.ppy import install
-from caps.admin.registry import Ppy, Venv, read
+from caps.admin.registry import Ppy, Venv, read, unrecorded
 from caps.admin.restoring import Drift, Refusal
 from caps.admin.transaction import AdminError
-from caps.admin.venv import changing, environment_at, mark_in
+from caps.admin.venv import changing, mark_flaws, mark_in
 from caps.system.launcher import means_all
+from caps.system.packages import unfinished
 from caps.system.path import strangers
 from caps.system.run import RunError
 
@@ -101,19 +103,20 @@ def _differences(made: ListedPpy) -> Iterator[str]:
     if not (allowed == wanted or (is_all and not made.text)):
         yield f'can hand out {allowed}, not {wanted}'
     if not os.geteuid():
-        yield from installation_at(made.prefix, made.name).problems
+        yield from damage(installation)
+    yield from unrecorded(Ppy(made.prefix, made.name))
 
 
 def _difference(made: ListedVenv) -> tuple[str, str]:
     with opened(made.path) as place:
         _judge(place.fd, made)
-    environment = environment_at(made.path)
-    reasons = [*environment.problems]
-    if environment.caps != made.caps:
-        reasons.insert(0, f'has {environment.caps}, not {made.caps}')
-    elif environment.group != made.group:
-        reasons.insert(0, f'group {environment.group}, not {made.group}')
-    return ('changed' if environment.caps.marked else 'lost'), '; '.join(reasons)
+        name, entry = place.python(), Venv(made.path, made.text, made.group)
+        kind, reasons = 'lost', [*mark_flaws(place, name, entry), *unrecorded(entry)]
+        with suppress(OSError):  # which a link is
+            fd = place.open(name)
+            kind = 'changed' if Caps.from_file(fd).marked else 'lost'
+            os.close(fd)
+        return kind, '; '.join(reasons)
 
 
 def _judge(fd: int, made: ListedVenv) -> None:
@@ -124,6 +127,8 @@ def _judge(fd: int, made: ListedVenv) -> None:
 
 
 def _make(made: Made) -> None:
+    if packages := unfinished():
+        raise Refusal(f'{packages[0]} is half configured, so wait, or: dpkg --configure -a')
     if isinstance(made, ListedPpy):
         install(
             made.interpreter,

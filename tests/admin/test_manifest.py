@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caps import Caps
+from caps.admin import made as making
 from caps.admin import manifest_files, registry, restoring, rewriting
 from caps.admin import survey as surveying
 from caps.admin.listed import Listed, Manifest
@@ -976,6 +977,15 @@ def test_ppy_and_environment_are_entries_that_are_made_again(made):
     assert [drift.kind for drift in check(listed)[0]] == ['missing']
     assert [drift.refusal for drift in restore(listed)] == [None]
     assert check(listed) == ([], [])
+
+
+@needs_root
+def test_nothing_is_made_again_while_a_package_is_half_configured(made, monkeypatch):
+    unmark_environment(made.venv)
+    monkeypatch.setattr(making, 'unfinished', lambda: ['python3-minimal'])
+    (drift,) = restore(made.manifest)
+    assert drift.refusal == 'python3-minimal is half configured, so wait, or: dpkg --configure -a'
+    assert not [path for path in (made.venv / 'bin').iterdir() if is_marked(path)]
 
 
 def of_another(made, uid):
