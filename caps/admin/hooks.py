@@ -212,7 +212,8 @@ def remove() -> list[str]:
     for kind in (*KINDS, *reversed(SYSTEMD)):
         if _look(kind)[0].state in ('installed', 'stale'):
             if kind.path.endswith(UNIT):
-                _systemctl('disable')
+                with suppress(AdminError):  # a systemd that is gone as well
+                    _systemctl('disable')
             with rewriting.rewriting(kind.path) as (place, name):
                 os.unlink(name, dir_fd=place)
             removed.append(kind.path)
