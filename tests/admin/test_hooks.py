@@ -17,6 +17,7 @@ from support import needs, needs_root, require, run
 from support.packages import make_deb, make_pacman
 
 KILL = 'cap_kill=ep'
+PYTHON = os.path.realpath('/usr/bin/python3')
 APT = Path('/etc/apt/apt.conf.d/99caps')
 DPKG = Path('/etc/dpkg/dpkg.cfg.d/caps')
 pytestmark = [needs('cap_sys_admin', 'cap_sys_chroot'), needs_root]
@@ -105,6 +106,41 @@ def ready(machine):
 
 
 # ---- Real package runs ----
+
+
+def test_upgrade_renews_what_runs_a_copy_of_its_programs(machine):
+    """A ppy and a marked environment; but not while a package is only unpacked."""
+    require(shutil.which('apt-get'), 'apt')
+    top = Path('/opt/caps-tests-package')
+    programs = {top / 'sh': '/bin/sh', top / 'python3': PYTHON}
+    for number, fields in (1, ''), (2, ''), (3, 'Depends: caps-tests-no-such\n'):
+        files = {path: Path(of).read_bytes() + bytes([number]) for path, of in programs.items()}
+        make_deb(machine.at(f'/{number}'), number, files, fields=fields)
+    machine.do('dpkg', '-i', '/1.deb').check_returncode()
+    venv = Path('/opt/caps-tests-venv')
+    machine.do(PYTHON, '-m', 'venv', '--without-pip', venv).check_returncode()
+    for path in machine.at(venv / 'bin').glob('python*'):
+        path.unlink()
+    machine.at(venv / 'bin/python').symlink_to(top / 'python3')
+    machine.caps('ppy', 'install', '--prefix', '/opt', '--interpreter', top / 'sh')
+    machine.caps('venv', 'mark', venv, 'cap_kill').check_returncode()
+    machine.caps('hooks', 'install').check_returncode()
+
+    def states():
+        document = json.loads(machine.caps('status', '--json').stdout)
+        return [made['state'] for made in document['made']]
+
+    assert states() == ['current', 'current']
+    (done := machine.do('apt-get', 'install', '--yes', '--quiet', '/2.deb')).check_returncode()
+    assert f'renewed /opt/bin/ppy\nrenewed {venv}\n' in done.stderr
+    assert states() == ['current', 'current']
+    new = machine.at(top / 'python3').read_bytes()
+    assert new[-1] == 2
+    assert machine.at(venv / 'bin/python').read_bytes() == new
+    assert mark(machine.at(venv / 'bin/python')) == KILL
+    done = machine.do('dpkg', '-i', '/3.deb')
+    assert 'caps-tests: half configured, so wait, or: dpkg --configure -a' in done.stderr
+    assert states() == ['stale', 'stale']
 
 
 def test_upgrade_by_apt_or_dpkg_brings_the_mark_back(upgradable):

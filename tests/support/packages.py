@@ -5,12 +5,12 @@ import hashlib
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from support import run
 
-Files = dict[Path, str]
+Files = Mapping[Path, str | bytes]
 NAME = 'caps-tests'
 CONTROL = """\
 Package: {name}
@@ -41,21 +41,31 @@ def _tree(package: Path, files: Files) -> Path:
     for file, content in files.items():
         path = tree / file.relative_to('/')
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+        path.write_bytes(_bytes(content))
         path.chmod(0o755)
     return tree
 
 
-def make_deb(package: Path, version: int, files: Files, settings: Collection[Path] = ()) -> None:
-    """Write PACKAGE.deb."""
+def _bytes(content: str | bytes) -> bytes:
+    return content if isinstance(content, bytes) else content.encode()
+
+
+def make_deb(
+    package: Path,
+    version: int,
+    files: Files,
+    settings: Collection[Path] = (),
+    fields: str = '',
+) -> None:
+    """Write PACKAGE.deb; fields: lines of its control file."""
     tree = _tree(package, files)
     (tree / 'DEBIAN').mkdir()
-    (tree / 'DEBIAN/control').write_text(CONTROL.format(name=NAME, version=version))
+    (tree / 'DEBIAN/control').write_text(CONTROL.format(name=NAME, version=version) + fields)
     (tree / 'DEBIAN/conffiles').write_text(''.join(f'{file}\n' for file in settings))
     with open(tree / 'DEBIAN/md5sums', 'w') as digests:
         for file, content in files.items():
             if file not in settings:
-                digits = hashlib.md5(content.encode()).hexdigest()
+                digits = hashlib.md5(_bytes(content)).hexdigest()
                 print(digits, file.relative_to('/'), sep='  ', file=digests)
     run('dpkg-deb', '--root-owner-group', '-Z', 'none', '-b', tree, f'{package}.deb', check=True)
     shutil.rmtree(tree)
@@ -84,7 +94,7 @@ def make_pacman(package: Path, version: int, files: Files, settings: Collection[
     (tree / '.PKGINFO').write_text('\n'.join(info) + '\n')
     lines = ['#mtree', '/set type=file uid=0 gid=0 mode=755']
     for file, content in files.items():
-        digits = hashlib.sha256(content.encode()).hexdigest()
+        digits = hashlib.sha256(_bytes(content)).hexdigest()
         lines.append(f'.{file} time=1.0 size={len(content)} sha256digest={digits}')
     with gzip.open(tree / '.MTREE', 'wb') as mtree:
         mtree.write('\n'.join(lines).encode() + b'\n')
