@@ -135,13 +135,14 @@ def test_killed_commands_leave_nothing_that_is_not_recorded(scene):
                 break
 
 
+@needs('cap_sys_admin')
 def test_killed_writer_leaves_a_whole_file_and_the_next_one_sweeps(registry, scene):
     """At every step: what was is listed, or what is to be."""
     install(SH, scene)
     before = read()
     entry = Venv(f'{scene}/venv', 'cap_kill=ep')
     outcomes = set()
-    for point in range(1, 10_000, 1 if SOAK > 1 else 3):
+    for point in range(1, 10_000, 1 if SOAK > 1 else 5):
         record(entry)
         is_over = killed(point, 'venv', 'unmark', entry.path)
         outcomes.add(entry in read())
