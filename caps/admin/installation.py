@@ -1,5 +1,6 @@
 """An installed ppy as it is found: what it was installed with, and what is wrong with it."""
 
+import errno
 import grp
 import os
 import re
@@ -28,10 +29,12 @@ from caps.system.launcher import (
     means_all,
     read_record,
 )
+from caps.system.look import look_at, part
 from caps.system.path import strangers
 from caps.system.run import Account, RunError, run_as
 
 TEMPLATES = Path(__file__).parent.parent
+SIZE = 1 << 28  # bytes that an interpreter may have
 PathText = str | os.PathLike[str]
 
 
@@ -197,15 +200,25 @@ def _news(installation: Installation) -> Iterator[str]:
         installation.is_stale = is_stale(installation)
         if installation.is_stale:
             yield f'{installation.original} has changed since it was copied: {installation.command}'
-    except FileNotFoundError:
-        pass  # said above
     except PermissionError:
         yield f'only root can compare {installation.capped} with its original: run this with sudo'
+    except OSError:
+        pass  # said above
 
 
 def is_stale(installation: Installation) -> bool:
     """Whether the interpreter has changed since it was copied; raises OSError."""
-    return Path(installation.capped).read_bytes() != Path(installation.original).read_bytes()
+    return _content(installation.capped) != _content(installation.original)
+
+
+def _content(path: str) -> bytes:
+    """What a program holds, without waiting for one that has become a pipe."""
+    with look_at(path) as look, look.opened() as fd:
+        if fd is None:
+            if look.is_regular:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            raise OSError(errno.EINVAL, 'not a regular file', path)
+        return part(fd, SIZE)
 
 
 def prover() -> Account | None:

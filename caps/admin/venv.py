@@ -121,7 +121,11 @@ def unmark(directory: PathText) -> Environment:
     Raises VenvError where its python is not marked, and no mark is recorded.
     """
     path = os.path.realpath(directory)
-    if not glob.glob(f'{glob.escape(path)}/bin/python*') and forget(Venv(path)):
+    if (
+        os.fspath(directory)
+        and not glob.glob(f'{glob.escape(path)}/bin/python*')
+        and forget(Venv(path))
+    ):
         return Environment(path, '', None, Caps(), '')
     with opened(directory) as place, ExitStack() as held, transaction() as undo:
         place.lock(held)

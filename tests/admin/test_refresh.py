@@ -260,6 +260,16 @@ def test_program_that_is_gone_is_told(scene, made, capsys):
     assert made.works()[1]
 
 
+def test_program_that_has_become_a_pipe_keeps_nobody_waiting(scene, made):
+    for program in made.sh, made.python:
+        program.unlink()
+        os.mkfifo(program, 0o755)
+    done = run(sys.executable, '-m', 'caps', 'refresh')
+    assert done.returncode == 1
+    assert f'caps: {scene}/bin/ppy: {made.sh}: not a regular file' in done.stderr
+    assert run(sys.executable, '-m', 'caps', 'status').returncode == 1
+
+
 def test_what_is_gone_is_told_with_the_way_to_forget_it(scene, made, capsys):
     shutil.rmtree(made.venv)
     made.script.unlink()
