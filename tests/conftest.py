@@ -1,6 +1,5 @@
 """What the tests stand on: real accounts, a directory that all can read, an installed ppy."""
 
-import fcntl
 import functools
 import os
 import pwd
@@ -89,14 +88,13 @@ def registry():
         if not was_there and not os.geteuid():
             shutil.rmtree(place, ignore_errors=True)
         return
-    fd = shared(place)
+    in_use = marker_in(place)
     run('mount', '-t', 'tmpfs', '-o', 'mode=700', 'tmpfs', place, check=True)
     yield place
     run('umount', place, check=True)
+    in_use.unlink()
     with suppress(OSError):  # other tests mount theirs there, or it lists something
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         place.rmdir()
-    os.close(fd)
 
 
 def has_own_mounts():
@@ -109,16 +107,14 @@ def has_own_mounts():
     return is_private or 'shared:' not in Path('/proc/self/mountinfo').read_text()
 
 
-def shared(place):
-    """A directory, open and there until whoever else tests here has closed it as well."""
+def marker_in(place):
+    """A file below the mount, which ends where somebody elsewhere can remove its directory."""
+    marker = place / f'.caps-tests-{os.getpid()}'
     while True:
         place.mkdir(0o700, exist_ok=True)
-        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(fd, fcntl.LOCK_SH)
         with suppress(FileNotFoundError):
-            if os.path.samestat(place.stat(), os.fstat(fd)):
-                return fd
-        os.close(fd)
+            marker.touch()
+            return marker
 
 
 @pytest.fixture(scope='session')
