@@ -43,6 +43,7 @@ HEADER = struct.Struct('=IHH')
 LONGEST = 1 << 12  # bytes of a record: its call chain has no more than 127 functions
 RING = 1 << 23  # bytes for each processor
 ALL_RINGS = 1 << 26
+KEPT = 1 << 27  # bytes of a run's records; everybody on the machine can add to them
 
 
 TRACEPOINT = 2
@@ -97,6 +98,7 @@ class Events:
         self._fds: list[int] = []
         self._rings: dict[int, _Ring] = {}  # by processor
         self._lost = 0
+        self._dropped = 0  # how often too many records were taken
         # By the identifier of an event what its samples have, and how many registers.
         self._formats: dict[int, tuple[int, int]] = {}
         self._read_format = FORMAT_LOST
@@ -166,9 +168,13 @@ class Events:
             fcntl.ioctl(fd, DISABLE, 0)
 
     def drain(self) -> None:
-        """Take what the rings hold, so that there is room for more."""
+        """Take what the rings hold, so that there is room for more; too much of it is lost."""
         for ring in self._rings.values():
             ring.drain()
+        if sum(ring.kept for ring in self._rings.values()) > KEPT:
+            for ring in self._rings.values():
+                ring.take()
+            self._dropped += 1
 
     def take(self, process: int) -> tuple[list[Sample | Task], int]:
         """All records of a process and its descendants, and how many were lost of all records."""
@@ -177,6 +183,7 @@ class Events:
         lost = sum(int.from_bytes(os.read(fd, 16)[8:], 'little') for fd in self._fds)
         lost += sum(ring.overruns for ring in self._rings.values())
         newly_lost, self._lost = lost - self._lost, lost
+        newly_lost, self._dropped = newly_lost + self._dropped, 0
         # Most are of others: only who they are of is looked at.
         tasks: list[Task] = []
         samples: dict[int, list[tuple[bytes, int]]] = {}
@@ -247,6 +254,7 @@ class _Ring:
         self.overruns = 0  # how often it was full, where nobody tells how much was lost
         self._map = mmap.mmap(fd, mmap.PAGESIZE + self._size)
         self._parts: list[bytes] = []
+        self.kept = 0  # bytes
 
     def drain(self) -> None:
         head, tail = struct.unpack_from('=QQ', self._map, 1024)
@@ -259,11 +267,13 @@ class _Ring:
             self._parts.append(self._map[first + start : first + end])
         else:
             self._parts += [self._map[first + start :], self._map[first : first + end]]
+        self.kept += head - tail
         struct.pack_into('=Q', self._map, 1032, head)
 
     def take(self) -> bytes:
         content = b''.join(self._parts)
         self._parts.clear()
+        self.kept = 0
         return content
 
     def close(self) -> None:

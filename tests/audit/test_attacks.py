@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from caps import CapSet
-from caps.audit import AuditError, Options, audit, needs
+from caps.audit import AuditError, Options, audit, needs, perf
 from caps.audit.commands import Program
 from caps.audit.keeper import Keeper
 from support import needs_root
@@ -67,6 +67,13 @@ def test_other_processes_cannot_reach_into_a_function():
         for fd in processes, told, said, answers:
             os.close(fd)
         os.waitpid(attacker, 0)
+
+
+def test_records_that_others_make_do_not_fill_the_memory(account, monkeypatch):
+    """Every refusal on the machine is one, and a run can last for minutes."""
+    monkeypatch.setattr(perf, 'KEPT', 1000, raising=False)
+    found = audit(['sh', '-c', 'cat /etc/shadow; cat /etc/shadow; sleep 0.1'], account)
+    assert found.reason.endswith('events were lost, and 3 runs did not help')
 
 
 HELPERS = {
