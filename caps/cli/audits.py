@@ -127,10 +127,9 @@ def _read(path: str) -> Audit:
 
     from caps.audit.types import Audit, Call, Verdict
 
-    with open(path) as file:
-        text = file.read()
     try:
-        found: dict[str, Any] = json.loads(text)
+        with open(path) as file:
+            found: dict[str, Any] = json.load(file)
         needs = found['needs']
         runs = [*map(_read_run, found['runs'])]
         for each in found['ignored']:
@@ -145,7 +144,7 @@ def _read(path: str) -> Audit:
             str(found['method']),
             found['reason'] or '',
         )
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise ValueError(f'{path} is not what caps audit --json printed') from None
 
 

@@ -138,9 +138,12 @@ def test_merge_needs_answers(audits):
     assert result.stderr == 'caps: the audit of sh -c exit 1 has no answer\n'
 
 
-@pytest.mark.parametrize('text', ['', '[]', '{}', 'null', '{"needs": 1}'])
+@pytest.mark.parametrize(
+    'text', ['', '[]', '{}', 'null', '{"needs": 1}', '[' * 100_000, '\udcff'],
+    ids=['nothing', 'list', 'object', 'null', 'number', 'deep', 'not UTF-8'],
+)  # fmt: skip
 def test_merge_refuses_what_is_no_document(tmp_path, text):
-    (tmp_path / 'file').write_text(text)
+    (tmp_path / 'file').write_text(text, errors='surrogateescape')
     result = audit('--merge', tmp_path / 'file')
     assert result.returncode == 1
     assert result.stderr == f'caps: {tmp_path}/file is not what caps audit --json printed\n'
