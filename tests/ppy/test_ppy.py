@@ -17,6 +17,7 @@ from caps.admin.ppy import install
 from support import PATIENCE, needs, needs_root, run
 from support.accounts import Account
 from support.launchers import MODES, REPORT, Ppy
+from support.machine import alone
 
 pytestmark = needs_root
 
@@ -336,7 +337,8 @@ def as_listed(ppy, scene, accounts):
             listed.write_text(lines)
         enter = ['unshare', '-m', 'sh', '-c', 'mount --bind "$0" /etc/passwd && exec "$@"', listed]
         ids = [f'--reuid={accounts.attacker.uid}', f'--regid={accounts.attacker.gid}']
-        return run(*enter, 'setpriv', *ids, '--clear-groups', *before, launcher, path)
+        with alone():  # what is mounted on /etc/passwd goes where somebody adds an account
+            return run(*enter, 'setpriv', *ids, '--clear-groups', *before, launcher, path)
 
     return launch
 
