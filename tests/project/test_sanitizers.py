@@ -287,7 +287,7 @@ def test_valgrind_finds_nothing_wrong_with_ppy_check(valgrind, script, scene, op
 
 @needs_root
 def test_valgrind_finds_what_is_planted(valgrind, script, tmp_path):
-    planted = plant(tmp_path / 'planted', 'wrapper/ppy.c', 'fstat(fd, st) < 0', 'fd < 0')
+    planted = plant(tmp_path / 'planted', 'wrapper/rules.h', 'fstat(fd, st) < 0', 'fd < 0')
     result = valgrind(script(mark='cap_kill=i'), sources=planted)
     assert result.returncode == 99
     assert 'uninitialised' in result.stderr
