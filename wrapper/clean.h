@@ -131,11 +131,11 @@ static bool find_account(char *fields[FIELDS], uid_t owner)
 		filled += (size_t)size;
 		if (is_end)
 			block[filled++] = '\n'; /* which the last line may lack */
-		char *last = memrchr(block, '\n', filled), *line = block, *found;
+		char *last = memrchr(block, '\n', filled), *line = block, *match;
 		char *end = last ? last + 1 : block; /* of the lines that are whole */
-		while ((found = memmem(line, (size_t)(end - line), number, length))) {
-			char *before = memrchr(line, '\n', (size_t)(found - line));
-			char *next = memchr(found, '\n', (size_t)(end - found));
+		while ((match = memmem(line, (size_t)(end - line), number, length))) {
+			char *before = memrchr(line, '\n', (size_t)(match - line));
+			char *next = memchr(match, '\n', (size_t)(end - match));
 			*next++ = '\0';
 			if (is_account(before ? before + 1 : line, fields, owner))
 				return true;
@@ -197,9 +197,10 @@ static void clean_process(void)
 	sigset_t kept, none;
 	sigemptyset(&none);
 	sigemptyset(&kept);
-	for (const int *one = (const int[]){SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, 0};
-	     *one; one++)
-		sigaddset(&kept, *one);
+	for (const int *terminal =
+		 (const int[]){SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, 0};
+	     *terminal; terminal++)
+		sigaddset(&kept, *terminal);
 	/* the system call, since glibc's keeps two of them to itself; KILL and STOP are refused */
 	const unsigned long by_default[4] = {0};
 	for (int number = 1; number <= SIGRTMAX; number++)

@@ -82,11 +82,11 @@ static bool walk_reaches(const char *path, const struct way *way, const struct s
 		check_directory(fd, walked, way, !strchr(slash + 1, '/'));
 		*slash = '/';
 	}
-	struct stat found;
-	if (fstatat(fd, name, &found, AT_SYMLINK_NOFOLLOW) < 0)
+	struct stat last;
+	if (fstatat(fd, name, &last, AT_SYMLINK_NOFOLLOW) < 0)
 		refuse_errno(path);
 	close(fd);
-	return !expected || (found.st_dev == expected->st_dev && found.st_ino == expected->st_ino);
+	return !expected || (last.st_dev == expected->st_dev && last.st_ino == expected->st_ino);
 }
 
 static void walk_to(const char *path, const struct way *way, const struct stat *expected)

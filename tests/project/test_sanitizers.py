@@ -124,7 +124,7 @@ PLANTED = {
     'no reason': ('xattr', 'ext/capstate.h', '\terrno = 0;\n', ''),
     'long name': ('walk', 'wrapper/message.h', 'name[n] && n < PATH_MAX', 'name[n]'),
     'symbolic link': ('walk', 'wrapper/walk.h', 'O_PATH | O_NOFOLLOW |', 'O_PATH |'),
-    'other file': ('walk', 'wrapper/walk.h', ' && found.st_ino == expected->st_ino', ''),
+    'other file': ('walk', 'wrapper/walk.h', ' && last.st_ino == expected->st_ino', ''),
     'high bit': ('walk', 'wrapper/clean.h', "|| *c > '~'", ''),
     'sticky parent': ('walk of ppy-check', 'wrapper/walk.h', 'S_ISVTX && !is_last', 'S_ISVTX'),
 }
