@@ -11,7 +11,7 @@ from caps.admin.manifest_files import ManifestFiles
 from caps.admin.restoring import Drift, look, shown
 from caps.admin.survey import without_made
 from caps.admin.transaction import AdminError
-from caps.system.find import find
+from caps.system.find import Findings, find
 from caps.system.packages import recorded_digests
 
 AT_ONCE = 5000  # files, about whose packages is asked together
@@ -21,16 +21,20 @@ def check(manifest: Manifest | ManifestFiles) -> tuple[list[Drift], list[OSError
     """What is not as listed, first what amounts to root, and what could not be looked at."""
     drifts = [*_each(manifest, is_acting=False)]
     problems: list[OSError] = []
-    for directory in manifest.searched:
-        try:
-            findings = find(directory)
-        except OSError as error:
-            problems.append(OSError(error.errno, error.strerror, directory))
-            continue
-        problems += findings.problems
-        unlisted = (found for found in findings.files if found[0] not in manifest)
+
+    def watch(findings: Findings) -> None:
+        unlisted = (found for found in findings.take() if found[0] not in manifest)
         for path, caps in without_made(unlisted, manifest.made):
             drifts.append(Drift('unexpected', path, None, f'has {shown(caps)}', caps))
+
+    for directory in manifest.searched:
+        try:
+            findings = find(directory, watch=watch)
+        except OSError as error:
+            problems.append(OSError(error.errno, error.strerror, directory))
+        else:
+            watch(findings)
+            problems += findings.problems
     return in_order(drifts), problems
 
 
