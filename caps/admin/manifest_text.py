@@ -26,8 +26,9 @@ DIGEST = re.compile('[0-9a-f]{64}')
 ID = re.compile('[0-9]{1,10}')
 # Nearly every line: it is read so ten times faster.
 _WORD = r'([^\s"\\\0#][^\s"\\\0]*)'
+_NAME = r'([^\s"\\\0#\d][^\s"\\\0]*|[0-9]{1,10})'
 PLAIN = re.compile(
-    rf'file (/[^\s"\\\0]+) {_WORD} {_WORD} {_WORD} ([0-7]{{1,4}})(?: sha256=([0-9a-f]{{64}}))?\n?'
+    rf'file (/[^\s"\\\0]+) {_WORD} {_NAME} {_NAME} ([0-7]{{1,4}})(?: sha256=([0-9a-f]{{64}}))?\n?'
 )
 
 Said = Listed | Made | str
@@ -114,7 +115,6 @@ def lines_of(content: Iterable[bytes], name: str) -> Iterator[tuple[str, Said | 
             match = PLAIN.fullmatch(line)
             if match and '/.' not in match[1] and '//' not in match[1] and match[1][-1] != '/':
                 path, text, owner, group, mode, sha256 = match.groups()
-                _name(owner), _name(group)
                 yield (
                     line.rstrip('\n'),
                     Listed(path, text, owner, group, int(mode, 8), 0, sha256),
