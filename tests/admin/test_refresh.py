@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from caps import Caps
+from caps.admin import hooks, manifest_files
 from caps.admin import refresh as room
 from caps.admin.mark import mark as mark_script
 from caps.admin.ppy import install, installation_at
@@ -173,6 +174,43 @@ def test_documents_say_the_same(scene, made, capsys):
     assert document['made'][0]['caps'] == 'cap_chown,cap_kill'
     assert document['made'][2]['path'] == str(made.script)
     assert document['problems'] == []
+
+
+@pytest.mark.parametrize('manager', [None, 'apt'])
+def test_what_is_made_says_whether_hooks_renew_it(scene, made, manager, monkeypatch, capsys):
+    there = [hooks.Hook(manager, '/etc/x', 'installed')] if manager else []
+    monkeypatch.setattr(hooks, 'status', lambda: there)
+    line = f'renew it after each run of {manager}' if manager else 'sudo caps hooks install'
+    for command in (
+        ['ppy', 'install', '--prefix', str(scene)],
+        ['venv', 'mark', str(made.venv), 'cap_net_raw'],
+        ['status'],
+    ):
+        assert main(command) == 0
+        assert line in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_status_says_in_a_line_what_is_not_as_the_manifest_lists_it(scene, monkeypatch, capsys):
+    monkeypatch.setattr(manifest_files, 'PLACE', f'{scene}/manifest')
+    tool = scene / 'tool'
+    tool.write_text('x')
+    assert main(['status']) == 0
+    assert 'none; to have one: caps manifest save' in capsys.readouterr().out
+    for text, said in (
+        ('cap_kill=ep', None),
+        ('cap_setuid=ep', '1 not as listed, of which 1'),
+    ):
+        Caps(text).apply(tool)
+        if said is None:
+            assert main(['manifest', 'save', str(scene), '--into', f'{scene}/manifest']) == 0
+        assert main(['status']) == (said is not None)
+        assert (said or 'all as listed') in capsys.readouterr().out
+    assert main(['status', '--json']) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document['drifts'], document['amounting_to_root']) == (1, 1)
+    (scene / 'manifest').write_text('rubbish')
+    assert main(['status']) == 1
+    assert 'cannot be read' in capsys.readouterr().out
 
 
 def test_who_is_not_root_is_told_so(accounts, system_venv):
