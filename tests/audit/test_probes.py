@@ -1,15 +1,18 @@
 """How checks of capabilities are seen: by a tracepoint, or by a kprobe on the kernel's function."""
 
 import itertools
+import os
 import platform
+import signal
 
 import pytest
 
 from caps.audit import Options, audit, once, probes, tracing
-from caps.audit.perf import Sample
-from caps.audit.probes import ENTRY, REGISTERS, Kprobe, kprobe_kind
+from caps.audit.perf import Events, Sample
+from caps.audit.probes import ENTRY, FUNCTION, REGISTERS, Kprobe, kprobe_kind
 from caps.system.processes import is_kernel_before
-from support import needs, needs_root
+from support import needs, needs_root, run
+from support.children.inside import wait_for
 
 HOME, ADMIN, NOAUDIT, REFUSED = 1 << 47, 21, 2, 0xFFFFFFFF
 
@@ -108,3 +111,28 @@ def test_kprobe_misses_nothing_that_a_call_fails_for(kprobe_only, account):
     """The kernel asks for these where the function may be a part of its caller."""
     code = 'import ctypes; exit(ctypes.CDLL(None).prctl(28, 1))'  # PR_SET_SECUREBITS
     assert audit(['python3', '-c', code], account).needs == {'cap_setpcap'}
+
+
+def is_probed():
+    """Whether the kernel has a probe on the function."""
+    shown = 'mount -t debugfs none /sys/kernel/debug && cat /sys/kernel/debug/kprobes/list'
+    return FUNCTION in run('unshare', '--mount', 'sh', '-c', shown, check=True).stdout
+
+
+@needs_root
+@needs('cap_sys_admin')
+def test_kprobe_goes_away_with_an_audit_that_is_killed(kprobe_only):
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        events = Events()
+        Kprobe(events, kprobe_kind())
+        os.write(theirs, b'.')
+        signal.pause()
+    os.read(ours, 1)
+    for end in ours, theirs:
+        os.close(end)
+    assert is_probed()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    wait_for(lambda: not is_probed())
