@@ -83,8 +83,6 @@ MUTATIONS = [
     ('permitted |= ambient', 'permitted |= CapSet()'),
     ('permitted if becomes_effective else ambient', 'permitted if becomes_effective else CapSet()'),
     ('is_changed or uid != process.uid.real or gid', 'uid != process.uid.real or gid'),
-    ('is_changed or uid != process.uid.real or', 'is_changed or'),
-    ('or gid != process.gid.real\n    if', '\n    if'),
     ('process.uid.real != root and', ''),
     ('(becomes_effective or permitted - ambient)', 'becomes_effective'),
     ('(becomes_effective or permitted - ambient)', 'permitted - ambient'),
@@ -116,7 +114,11 @@ if is_kernel_before(6, 16):
         ('gained or (process.compares_real and is_changed)', 'gained'),
     ]
 else:
-    MUTATIONS += [('gid not in process.all_groups', 'gid != process.gid.effective')]
+    MUTATIONS += [
+        ('gid not in process.all_groups', 'gid != process.gid.effective'),
+        ('is_changed or uid != process.uid.real or', 'is_changed or'),
+        ('or gid != process.gid.real\n    if', '\n    if'),
+    ]
 
 
 def call(name, *arguments):
