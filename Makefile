@@ -50,7 +50,7 @@ coverage: build/test-packages build/installed build/wheel  ## the lines of Pytho
 differential: build/installed  ## the model of execve(2) against the kernel
 	PYTHONPATH=tests $(BIN)/python tests/explain/test_execve.py --count 20000
 
-bench: build/bench-venv  ## as root: the project beside its peers; four minutes
+bench: build/bench-venv  ## as root: the project beside its peers; ten minutes
 	build/bench-venv/bin/python bench/run.py build/bench.json
 
 lint: build/installed  ## what tools can find: ruff, mypy, clang-format, warnings of the compiler
