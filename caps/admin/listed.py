@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from caps import Caps, CapSet
 from caps.accounts import id_of
-from caps.admin.words import quoted
+from caps.admin.quoting import quoted
 
 
 @dataclass(slots=True)
@@ -110,19 +110,19 @@ class ListedVenv:
         return ' '.join(words)
 
 
-Made = ListedPpy | ListedVenv
+ListedCopy = ListedPpy | ListedVenv
 
 
 @dataclass
 class Manifest:
     """What a manifest says: files by path, and the directories that were searched for them.
 
-    made: what caps has made, by path
+    copies: what runs a copy of an interpreter, by path
     """
 
     files: dict[str, Listed] = field(default_factory=dict)
     searched: list[str] = field(default_factory=list)
-    made: dict[str, Made] = field(default_factory=dict)
+    copies: dict[str, ListedCopy] = field(default_factory=dict)
 
     def each(self) -> Iterator[Listed]:
         """The files."""

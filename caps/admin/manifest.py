@@ -6,10 +6,10 @@ from itertools import islice
 
 from caps.admin.glance import Glance
 from caps.admin.listed import Manifest
-from caps.admin.made import look_at_made
+from caps.admin.listed_copies import look_at_copy
 from caps.admin.manifest_files import ManifestFiles
 from caps.admin.restoring import Drift, look, shown
-from caps.admin.survey import without_made
+from caps.admin.survey import without_copies
 from caps.admin.transaction import AdminError
 from caps.system.find import Findings, find
 from caps.system.packages import recorded_digests
@@ -23,8 +23,8 @@ def check(manifest: Manifest | ManifestFiles) -> tuple[list[Drift], list[OSError
     problems: list[OSError] = []
 
     def watch(findings: Findings) -> None:
-        unlisted = (found for found in findings.take() if found[0] not in manifest)
-        for path, caps in without_made(unlisted, manifest.made):
+        unlisted = (entry for entry in findings.take() if entry[0] not in manifest)
+        for path, caps in without_copies(unlisted, manifest.copies):
             drifts.append(Drift('unexpected', path, None, f'has {shown(caps)}', caps))
 
     for directory in manifest.searched:
@@ -54,8 +54,8 @@ def in_order(drifts: Iterable[Drift]) -> list[Drift]:
 
 
 def _each(manifest: Manifest | ManifestFiles, *, is_acting: bool) -> Iterator[Drift]:
-    for made in manifest.made.values():
-        if drift := look_at_made(made, is_acting):
+    for copy in manifest.copies.values():
+        if drift := look_at_copy(copy, is_acting):
             yield drift
     files = manifest.each()
     with Glance() as glance:

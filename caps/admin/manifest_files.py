@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import BinaryIO
 
 from caps.accounts import user_name
-from caps.admin.listed import Listed, Made, Manifest
+from caps.admin.listed import Listed, ListedCopy, Manifest
 from caps.admin.manifest_text import Said, lines_of, merged
 from caps.admin.opening import opened_file
 from caps.admin.rewriting import replace, rewriting
@@ -31,13 +31,13 @@ class ManifestFiles:
 
     files: by default /etc/caps/manifest and /etc/caps/manifest.d
     is_trusted: whether they are to be acted on, so that each must be root's alone
-    searched, made: the directories that were searched, and what caps has made
+    searched, copies: the directories that were searched, and what runs a copy of an interpreter
     Raises ManifestError for a line that is not understood, and AdminError or OSError.
     """
 
     def __init__(self, files: Collection[PathText], *, is_trusted: bool) -> None:
         self.searched: list[str] = []
-        self.made: dict[str, Made] = {}
+        self.copies: dict[str, ListedCopy] = {}
         self._files: list[tuple[str, BinaryIO]] = []
         self._listed = set[int]()
         self._again = set[str]()
@@ -49,7 +49,7 @@ class ManifestFiles:
             if isinstance(said, str):
                 self.searched += [said] * (said not in self.searched)
             elif not isinstance(said, Listed):
-                self.made[said.path] = said
+                self.copies[said.path] = said
             elif said.path in self:
                 self._again.add(said.path)
             else:

@@ -18,8 +18,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from caps.admin.listed import Listed, ListedPpy, ListedVenv, Made, Manifest
-from caps.admin.words import ManifestError, quoted, words_of
+from caps.admin.listed import Listed, ListedCopy, ListedPpy, ListedVenv, Manifest
+from caps.admin.quoting import ManifestError, quoted, words_of
 
 SIZE = 1 << 20  # bytes of a line
 DIGEST = re.compile('[0-9a-f]{64}')
@@ -31,7 +31,7 @@ PLAIN = re.compile(
     rf'file (/[^\s"\\\0]+) {_WORD} {_NAME} {_NAME} ([0-7]{{1,4}})(?: sha256=([0-9a-f]{{64}}))?\n?'
 )
 
-Said = Listed | Made | str
+Said = Listed | ListedCopy | str
 
 
 def entry(words: list[str]) -> Said:
@@ -66,13 +66,13 @@ def entry(words: list[str]) -> Said:
             )
 
 
-def _choose(made: Made, name: str, value: str) -> None:
-    if name == 'group' and value and made.group is None:
-        made.group = _name(value)
-    elif name == 'allow' and value and isinstance(made, ListedPpy) and not made.text:
-        made.text = value
-    elif name in ('setuid', 'allow-root') and not value and isinstance(made, ListedPpy):
-        setattr(made, name.replace('-', '_'), True)
+def _choose(copy: ListedCopy, name: str, value: str) -> None:
+    if name == 'group' and value and copy.group is None:
+        copy.group = _name(value)
+    elif name == 'allow' and value and isinstance(copy, ListedPpy) and not copy.text:
+        copy.text = value
+    elif name in ('setuid', 'allow-root') and not value and isinstance(copy, ListedPpy):
+        setattr(copy, name.replace('-', '_'), True)
     else:
         raise ManifestError(f'{name}={value} is not an option of a ppy or an environment')
 
@@ -133,10 +133,12 @@ def lines_of(content: Iterable[bytes], name: str) -> Iterator[tuple[str, Said | 
 
 def merged(content: Iterable[bytes], name: str, news: Manifest) -> Iterator[str]:
     """The lines of a manifest with what is news changed in place or added at the end."""
-    files, made, searched = dict(news.files), dict(news.made), [*news.searched]
+    files, copies, searched = dict(news.files), dict(news.copies), [*news.searched]
     for line, said, comment in lines_of(content, name):
-        left: dict[str, Listed] | dict[str, Made] = files if isinstance(said, Listed) else made
-        known = news.files if isinstance(said, Listed) else news.made
+        left: dict[str, Listed] | dict[str, ListedCopy] = (
+            files if isinstance(said, Listed) else copies
+        )
+        known = news.files if isinstance(said, Listed) else news.copies
         if said is not None and not isinstance(said, str) and said.path in known:
             if said.path in left:
                 yield f'{left.pop(said.path)}{comment}'
@@ -146,4 +148,4 @@ def merged(content: Iterable[bytes], name: str, news: Manifest) -> Iterator[str]
                 searched.remove(said)
     yield from (f'search {quoted(path)}' for path in searched)
     yield from map(str, files.values())
-    yield from map(str, made.values())
+    yield from map(str, copies.values())

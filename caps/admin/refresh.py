@@ -33,8 +33,8 @@ class NotAsMade(AdminError):
 
 
 @dataclass
-class Made:
-    """Something that caps has made, and how it is.
+class Condition:
+    """The condition of something that caps has made.
 
     kind, path: ppy, venv or script, and where
     state: current, stale (the interpreter has changed), renewed, or broken (not as it was made)
@@ -49,7 +49,7 @@ class Made:
     problems: list[str] = field(default_factory=list)
 
 
-def refresh(*, is_dry: bool = False) -> list[Made]:
+def refresh(*, is_dry: bool = False) -> list[Condition]:
     """Renew each recorded ppy and marked environment whose interpreter has changed.
 
     is_dry: only say which
@@ -71,25 +71,25 @@ def refresh(*, is_dry: bool = False) -> list[Made]:
         raise
 
 
-def status() -> list[Made]:
+def status() -> list[Condition]:
     """Everything that is recorded, as it is; each python and each launcher is started once."""
-    each = []
+    conditions = []
     for entry in read():
-        made = Made(entry.words[0], entry.path)
+        condition = Condition(entry.words[0], entry.path)
         try:
             match entry:
                 case Ppy():
-                    _look_at_ppy(entry, made)
+                    _look_at_ppy(entry, condition)
                 case Venv():
-                    _look_at_venv(entry, made)
+                    _look_at_venv(entry, condition)
                 case Script():
-                    _look_at_script(entry, made)
+                    _look_at_script(entry, condition)
         except (AdminError, LookupError, OSError, RunError, ValueError) as error:
-            made.problems.append(_told(entry, error))
-        if made.problems and made.state == 'current':
-            made.state = 'broken'
-        each.append(made)
-    return each
+            condition.problems.append(_told(entry, error))
+        if condition.problems and condition.state == 'current':
+            condition.state = 'broken'
+        conditions.append(condition)
+    return conditions
 
 
 def _require_packages() -> None:
@@ -102,47 +102,47 @@ def _require_packages() -> None:
         raise AdminError(f'{names}: half configured, so wait, or: dpkg --configure -a')
 
 
-def _renewed(entry: Entry, is_dry: bool) -> Made:
+def _renewed(entry: Entry, is_dry: bool) -> Condition:
     """Renew a thing where that is due; where it fails, the reason is in its problems."""
-    made = Made(entry.words[0], entry.path)
+    condition = Condition(entry.words[0], entry.path)
     try:
         if isinstance(entry, Ppy):
-            _renew_ppy(entry, made, is_dry)
+            _renew_ppy(entry, condition, is_dry)
         elif isinstance(entry, Venv):
-            _renew_venv(entry, made, is_dry)
+            _renew_venv(entry, condition, is_dry)
     except (AdminError, LookupError, OSError, RunError, ValueError) as error:
-        made.state, made.problems = 'broken', [_told(entry, error)]
+        condition.state, condition.problems = 'broken', [_told(entry, error)]
     if not is_dry:
-        if made.state == 'renewed':
-            _log(syslog.LOG_NOTICE, f'{made.path} is renewed')
-        for problem in made.problems:
+        if condition.state == 'renewed':
+            _log(syslog.LOG_NOTICE, f'{condition.path} is renewed')
+        for problem in condition.problems:
             _log(syslog.LOG_ERR, problem)
-    return made
+    return condition
 
 
-def _renew_ppy(entry: Ppy, made: Made, is_dry: bool) -> None:
+def _renew_ppy(entry: Ppy, condition: Condition, is_dry: bool) -> None:
     refuse(strangers(os.path.dirname(entry.path)), InstallError)
     installation = recorded(entry.prefix, entry.name)
     if installation is None:
         raise FileNotFoundError
     refuse(strangers(os.path.dirname(installation.capped)), InstallError)
     if is_stale(installation):
-        made.state = 'stale'
+        condition.state = 'stale'
         if not is_dry:
-            made.problems = install(prefix=entry.prefix, name=entry.name, renew=True).problems
-            made.state = 'renewed'
+            condition.problems = install(prefix=entry.prefix, name=entry.name, renew=True).problems
+            condition.state = 'renewed'
 
 
-def _renew_venv(entry: Venv, made: Made, is_dry: bool) -> None:
+def _renew_venv(entry: Venv, condition: Condition, is_dry: bool) -> None:
     with opened(entry.path) as place:
         if _is_due(place, entry):
-            made.state = 'stale'
+            condition.state = 'stale'
             if not is_dry:
                 with changing(place) as (held, undo):
                     if _is_due(place, entry):  # nobody has been quicker, or has unmarked it
                         caps = Caps(entry.text)
-                        made.problems = mark_in(place, caps, entry.group, held, undo).problems
-                made.state = 'renewed'
+                        condition.problems = mark_in(place, caps, entry.group, held, undo).problems
+                condition.state = 'renewed'
 
 
 def _is_due(place: Bin, entry: Venv) -> bool:
@@ -152,34 +152,34 @@ def _is_due(place: Bin, entry: Venv) -> bool:
     return is_stale_copy(place, name, group_id(entry.group), unused_group())
 
 
-def _look_at_ppy(entry: Ppy, made: Made) -> None:
+def _look_at_ppy(entry: Ppy, condition: Condition) -> None:
     installation = installation_at(entry.prefix, entry.name)
     if not installation.original:
         raise FileNotFoundError
     if installation.allowed is not None:
-        made.caps = 'all' if means_all(installation.allowed) else str(installation.allowed)
-    made.problems = installation.problems
+        condition.caps = 'all' if means_all(installation.allowed) else str(installation.allowed)
+    condition.problems = installation.problems
     if installation.is_stale and not any(damage(installation)):
-        made.state = 'stale'
+        condition.state = 'stale'
 
 
-def _look_at_venv(entry: Venv, made: Made) -> None:
-    made.caps = entry.text
+def _look_at_venv(entry: Venv, condition: Condition) -> None:
+    condition.caps = entry.text
     with opened(entry.path) as place:
         refuse(mark_flaws(place, place.python(), entry), NotAsMade)
     environment = environment_at(entry.path)
-    made.problems = environment.problems
+    condition.problems = environment.problems
     if environment.is_stale:
-        made.state = 'stale'
+        condition.state = 'stale'
 
 
-def _look_at_script(entry: Script, made: Made) -> None:
+def _look_at_script(entry: Script, condition: Condition) -> None:
     if not stat.S_ISREG(os.lstat(entry.path).st_mode):
         raise NotAsMade(f'{entry.path} is no regular file any more')
     caps = Caps.from_file(entry.path)
     if not caps.marked:
         raise NotAsMade(f'{entry.path} is not marked any more')
-    made.caps = str(caps)
+    condition.caps = str(caps)
 
 
 def _told(entry: Entry, error: Exception) -> str:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from caps.admin.copies import is_ours, sync
 from caps.admin.opening import refuse
 from caps.admin.places import stops
+from caps.admin.quoting import ManifestError, quoted, words_of
 from caps.admin.rewriting import replace, rewriting
 from caps.admin.transaction import AdminError, lock, unlock
-from caps.admin.words import ManifestError, quoted, words_of
 from caps.system.look import part
 from caps.system.path import strangers
 

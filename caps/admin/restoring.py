@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from caps import Caps
 from caps.accounts import group_name, user_name
-from caps.admin.listed import Listed, Made
+from caps.admin.listed import Listed, ListedCopy
 from caps.admin.opening import opened_file, without_writers
 from caps.admin.transaction import AdminError, transaction
 from caps.system.meaning import amounts_to_root
@@ -42,7 +42,7 @@ class Drift:
 
     kind: str
     path: str
-    listed: Listed | Made | None
+    listed: Listed | ListedCopy | None
     reason: str
     actual: Caps | None = None
     refusal: str | None = None

@@ -10,8 +10,8 @@ from contextlib import suppress
 from caps import Caps
 from caps.accounts import group_name, user_name
 from caps.admin.installation import recorded
-from caps.admin.listed import Listed, Made, Manifest
-from caps.admin.made import is_python_of, made_below
+from caps.admin.listed import Listed, ListedCopy, Manifest
+from caps.admin.listed_copies import copies_below, is_python_of
 from caps.admin.restoring import digest
 from caps.admin.transaction import AdminError
 from caps.system.find import find
@@ -26,12 +26,12 @@ PPY = re.compile(r'(.*)/(?:bin/([^/]+)|libexec/([^/]+)-[a-z0-9_]{8}/[^/]+)', re.
 def survey(directories: Iterable[PathText]) -> tuple[Manifest, list[OSError]]:
     """What carries capabilities below directories, and what could not be looked at."""
     manifest = Manifest(searched=[os.path.abspath(directory) for directory in directories])
-    manifest.made = {made.path: made for made in made_below(manifest.searched)}
+    manifest.copies = {copy.path: copy for copy in copies_below(manifest.searched)}
     problems: list[OSError] = []
     for directory in manifest.searched:
         findings = find(directory)
         problems += findings.problems
-        paths = [path for path, _ in without_made(findings.files, manifest.made)]
+        paths = [path for path, _ in without_copies(findings.files, manifest.copies)]
         recorded = recorded_digests(paths)
         for path in paths:
             try:
@@ -58,8 +58,8 @@ def _listed(path: str, recorded: Digest | None) -> Listed | None:
         return Listed(path, str(caps), *names, mode, caps.root_id, sha256)
 
 
-def without_made(
-    files: Iterable[tuple[str, Caps]], listed: Mapping[str, Made]
+def without_copies(
+    files: Iterable[tuple[str, Caps]], listed: Mapping[str, ListedCopy]
 ) -> Iterator[tuple[str, Caps]]:
     """Files but for those of a ppy that is installed, and of environments that are listed.
 

@@ -11,7 +11,7 @@ from caps.cli.parsers import Commands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from caps.admin.refresh import Made
+    from caps.admin.refresh import Condition
 
 REFRESH = """\
 ppy and a marked environment run a copy of an interpreter, which an upgrade does not reach. Each
@@ -63,15 +63,15 @@ def add(commands: Commands) -> None:
 def refresh(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.admin.refresh import refresh
 
-    each = refresh(is_dry=arguments.dry_run)
-    for made in each:
-        if made.state == 'renewed':
-            out.line('renewed', made.path, style='yellow')
-        elif made.state == 'stale':
-            out.line('would be renewed', made.path, style='yellow')
-        for problem in made.problems:
+    conditions = refresh(is_dry=arguments.dry_run)
+    for condition in conditions:
+        if condition.state == 'renewed':
+            out.line('renewed', condition.path, style='yellow')
+        elif condition.state == 'stale':
+            out.line('would be renewed', condition.path, style='yellow')
+        for problem in condition.problems:
             out.problem(problem)
-    out.document = {'made': [*map(document, each)]}
+    out.document = {'made': [*map(document, conditions)]}
     return True
 
 
@@ -79,10 +79,13 @@ def status(arguments: argparse.Namespace, out: Output) -> bool:
     from caps.admin import hooks as admin_hooks
     from caps.admin.refresh import status
 
-    each, installed = status(), admin_hooks.status()
-    rows = [[made.kind, made.path, made.caps or '', made.state] for made in each]
-    for made in each:
-        for problem in made.problems:
+    conditions, installed = status(), admin_hooks.status()
+    rows = [
+        [condition.kind, condition.path, condition.caps or '', condition.state]
+        for condition in conditions
+    ]
+    for condition in conditions:
+        for problem in condition.problems:
             out.problem(problem)
     text, drifts, grave = _manifest(out)
     for hook in installed:
@@ -92,7 +95,7 @@ def status(arguments: argparse.Namespace, out: Output) -> bool:
     rows.append(['hooks', '', '', hooks.summary(installed)])
     out.table(['what', 'where', 'capabilities', 'state'], rows)
     out.document = {
-        'made': [*map(document, each)],
+        'made': [*map(document, conditions)],
         'drifts': drifts,
         'amounting_to_root': grave,
         'hooks': [*map(hooks.document, installed)],
@@ -120,12 +123,12 @@ def _manifest(out: Output) -> tuple[str, int | None, int | None]:
     return 'cannot be read', None, None
 
 
-def document(made: Made) -> Document:
-    """Something that caps has made."""
+def document(condition: Condition) -> Document:
+    """Something that caps has made, and its condition."""
     return {
-        'kind': made.kind,
-        'path': made.path,
-        'state': made.state,
-        'caps': made.caps,
-        'problems': made.problems,
+        'kind': condition.kind,
+        'path': condition.path,
+        'state': condition.state,
+        'caps': condition.caps,
+        'problems': condition.problems,
     }

@@ -19,19 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caps import Caps
-from caps.admin import made as making
-from caps.admin import manifest_files, registry, restoring, rewriting
+from caps.admin import listed_copies, manifest_files, registry, restoring, rewriting
 from caps.admin import survey as surveying
 from caps.admin.listed import Listed, Manifest
 from caps.admin.manifest import check, restore
 from caps.admin.manifest_files import ManifestFiles, save
 from caps.admin.manifest_text import lines_of
 from caps.admin.ppy import install, remove
+from caps.admin.quoting import ManifestError, quoted, words_of
 from caps.admin.survey import survey
 from caps.admin.transaction import AdminError
 from caps.admin.venv import mark as mark_environment
 from caps.admin.venv import unmark as unmark_environment
-from caps.admin.words import ManifestError, quoted, words_of
 from caps.cli import main
 from caps.system.packages import recorded_digests
 from support import SOAK, needs, needs_root, require, run
@@ -982,7 +981,7 @@ def test_ppy_and_environment_are_entries_that_are_made_again(made):
 @needs_root
 def test_nothing_is_made_again_while_a_package_is_half_configured(made, monkeypatch):
     unmark_environment(made.venv)
-    monkeypatch.setattr(making, 'unfinished', lambda: ['python3-minimal'])
+    monkeypatch.setattr(listed_copies, 'unfinished', lambda: ['python3-minimal'])
     (drift,) = restore(made.manifest)
     assert drift.refusal == 'python3-minimal is half configured, so wait, or: dpkg --configure -a'
     assert not [path for path in (made.venv / 'bin').iterdir() if is_marked(path)]

@@ -1,6 +1,6 @@
-"""What a manifest lists of what caps has made: compared, and made again.
+"""Listed ppys and marked environments, which run copies of interpreters: compared, and made again.
 
-Whoever owns an environment decides what its python runs, so an environment gets its mark back only
+The owner of an environment decides what its python runs, so an environment gets its mark back only
 while it is the listed owner's.  All else is judged as when it was made first.  That an interpreter
 has changed since it was copied is no drift: `caps refresh` sees to that.
 """
@@ -13,7 +13,7 @@ from caps import Caps
 from caps.accounts import user_name
 from caps.admin.environment import opened
 from caps.admin.installation import damage, recorded
-from caps.admin.listed import ListedPpy, ListedVenv, Made
+from caps.admin.listed import ListedCopy, ListedPpy, ListedVenv
 from caps.admin.opening import refuse
 from caps.admin.ppy import install
 from caps.admin.registry import Ppy, Venv, read, unrecorded
@@ -26,7 +26,7 @@ from caps.system.path import strangers
 from caps.system.run import RunError
 
 
-def made_below(directories: Iterable[str]) -> Iterator[Made]:
+def copies_below(directories: Iterable[str]) -> Iterator[ListedCopy]:
     """What is recorded, and there, below directories; only root can tell."""
     tops = [os.path.realpath(directory).rstrip('/') + '/' for directory in directories]
     with suppress(AdminError, OSError):
@@ -36,7 +36,7 @@ def made_below(directories: Iterable[str]) -> Iterator[Made]:
                     yield from _as_it_is(entry)
 
 
-def _as_it_is(entry: object) -> Iterator[Made]:
+def _as_it_is(entry: object) -> Iterator[ListedCopy]:
     match entry:
         case Ppy(prefix, name):
             installation = recorded(prefix, name)
@@ -57,18 +57,18 @@ def _as_it_is(entry: object) -> Iterator[Made]:
                 yield ListedVenv(path, text, user_name(os.fstat(place.fd).st_uid), group)
 
 
-def look_at_made(made: Made, is_acting: bool) -> Drift | None:
+def look_at_copy(listed: ListedCopy, is_acting: bool) -> Drift | None:
     """How something is not as listed; where `is_acting` it is made again."""
-    drift = Drift('changed', made.path, made, '')
+    drift = Drift('changed', listed.path, listed, '')
     try:
-        if isinstance(made, ListedPpy):
-            drift.reason = '; '.join(_differences(made)) if os.path.exists(made.path) else ''
-            if not os.path.lexists(made.path):
+        if isinstance(listed, ListedPpy):
+            drift.reason = '; '.join(_differences(listed)) if os.path.exists(listed.path) else ''
+            if not os.path.lexists(listed.path):
                 drift.kind, drift.reason = 'missing', 'is not installed'
         else:
-            drift.kind, drift.reason = _difference(made)
+            drift.kind, drift.reason = _difference(listed)
         if drift.reason and is_acting:
-            _make(made)
+            _make(listed)
     except (AdminError, LookupError, OSError, RunError, ValueError) as error:
         drift.refusal = (isinstance(error, OSError) and error.strerror) or f'{error}'
         drift.reason = drift.reason or drift.refusal
@@ -76,41 +76,41 @@ def look_at_made(made: Made, is_acting: bool) -> Drift | None:
     return drift if drift.reason else None
 
 
-def is_python_of(made: Made, path: str, caps: Caps) -> bool:
+def is_python_of(listed: ListedCopy, path: str, caps: Caps) -> bool:
     """Whether a marked file is one of a listed environment, marked as is listed."""
-    if not isinstance(made, ListedVenv) or os.path.dirname(path) != f'{made.path}/bin':
+    if not isinstance(listed, ListedVenv) or os.path.dirname(path) != f'{listed.path}/bin':
         return False
     with suppress(ValueError):
-        return caps == made.caps
+        return caps == listed.caps
     return False
 
 
-def _differences(made: ListedPpy) -> Iterator[str]:
-    installation = recorded(made.prefix, made.name)
+def _differences(listed: ListedPpy) -> Iterator[str]:
+    installation = recorded(listed.prefix, listed.name)
     if installation is None:
         yield 'is not a ppy'
         return
-    allowed, wanted = installation.allowed, made.caps.inheritable
+    allowed, wanted = installation.allowed, listed.caps.inheritable
     is_all = allowed is not None and means_all(allowed)
     for name, has, to_have in (
-        ('interpreter', installation.original, made.interpreter),
-        ('group', installation.group, made.group),
-        ('set-user-ID', installation.setuid, made.setuid),
-        ('scripts of root', installation.allow_root, made.allow_root),
+        ('interpreter', installation.original, listed.interpreter),
+        ('group', installation.group, listed.group),
+        ('set-user-ID', installation.setuid, listed.setuid),
+        ('scripts of root', installation.allow_root, listed.allow_root),
     ):
         if has != to_have:
             yield f'{name} {has}, not {to_have}'
-    if not (allowed == wanted or (is_all and not made.text)):
+    if not (allowed == wanted or (is_all and not listed.text)):
         yield f'can hand out {allowed}, not {wanted}'
     if not os.geteuid():
         yield from damage(installation)
-    yield from unrecorded(Ppy(made.prefix, made.name))
+    yield from unrecorded(Ppy(listed.prefix, listed.name))
 
 
-def _difference(made: ListedVenv) -> tuple[str, str]:
-    with opened(made.path) as place:
-        _judge(place.fd, made)
-        name, entry = place.python(), Venv(made.path, made.text, made.group)
+def _difference(listed: ListedVenv) -> tuple[str, str]:
+    with opened(listed.path) as place:
+        _judge(place.fd, listed)
+        name, entry = place.python(), Venv(listed.path, listed.text, listed.group)
         kind, reasons = 'lost', [*mark_flaws(place, name, entry), *unrecorded(entry)]
         with suppress(OSError):  # which a link is
             fd = place.open(name)
@@ -119,29 +119,29 @@ def _difference(made: ListedVenv) -> tuple[str, str]:
         return kind, '; '.join(reasons)
 
 
-def _judge(fd: int, made: ListedVenv) -> None:
+def _judge(fd: int, listed: ListedVenv) -> None:
     """Refuse an environment whose owner is not the one who was meant, or has to share it."""
-    if (uid := os.fstat(fd).st_uid) != made.uid:
-        raise Refusal(f'belongs to {user_name(uid)}, not to {made.owner}')
-    refuse(strangers(os.readlink(f'/proc/self/fd/{fd}'), made.uid), Refusal)
+    if (uid := os.fstat(fd).st_uid) != listed.uid:
+        raise Refusal(f'belongs to {user_name(uid)}, not to {listed.owner}')
+    refuse(strangers(os.readlink(f'/proc/self/fd/{fd}'), listed.uid), Refusal)
 
 
-def _make(made: Made) -> None:
+def _make(listed: ListedCopy) -> None:
     if packages := unfinished():
         raise Refusal(f'{packages[0]} is half configured, so wait, or: dpkg --configure -a')
-    if isinstance(made, ListedPpy):
+    if isinstance(listed, ListedPpy):
         install(
-            made.interpreter,
-            made.prefix,
-            made.name,
-            setuid=made.setuid,
-            group=made.group,
-            allow=made.text or None,
-            allow_root=made.allow_root,
+            listed.interpreter,
+            listed.prefix,
+            listed.name,
+            setuid=listed.setuid,
+            group=listed.group,
+            allow=listed.text or None,
+            allow_root=listed.allow_root,
             reset=True,
         )
         return
-    with opened(made.path) as place:
-        _judge(place.fd, made)
+    with opened(listed.path) as place:
+        _judge(place.fd, listed)
         with changing(place) as (held, undo):
-            mark_in(place, made.caps, made.group, held, undo)
+            mark_in(place, listed.caps, listed.group, held, undo)
