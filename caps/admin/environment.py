@@ -32,7 +32,7 @@ class VenvError(AdminError):
 
 @dataclass
 class Environment:
-    """A virtual environment's python: where it is, under which names, what it may do for whom."""
+    """A virtual environment's python: where it is, its names, its capabilities, who can run it."""
 
     directory: str
     python: str
@@ -153,7 +153,7 @@ class Bin:
         gid: of the group that may run it; by default that of the account
         number: of a group besides, whose member nobody else is
 
-        None for who runs this, who is not root.
+        None, the account of this process, if not root.
         """
         if number is None:
             return None

@@ -1,6 +1,6 @@
 """Listed files that are wholly as listed: told by few system calls, and in no words.
 
-Whatever is not so, or not so simple, `caps.admin.restoring` looks at.
+`caps.admin.restoring` looks at all other files.
 """
 
 import hashlib
@@ -115,6 +115,6 @@ def _is_content(fd: int, size: int, sha256: str | None, recorded: Digest | None)
     if sha256:
         return hashlib.sha256(content).hexdigest() == sha256
     if recorded:
-        made = hashlib.new(recorded.algorithm, content, usedforsecurity=False)
-        return made.hexdigest() == recorded.digits
+        digest = hashlib.new(recorded.algorithm, content, usedforsecurity=False)
+        return digest.hexdigest() == recorded.digits
     return False

@@ -95,10 +95,10 @@ def places() -> list[str]:
     with suppress(FileNotFoundError):
         names = sorted(os.listdir(f'{PLACE}.d'))
     parts = [f'{PLACE}.d/{name}' for name in names if not LEFT.search(name)]
-    found = [PLACE] * os.path.lexists(PLACE) + parts
-    if not found:
+    paths = [PLACE] * os.path.lexists(PLACE) + parts
+    if not paths:
         raise AdminError(f'there is no {PLACE}: caps manifest save /usr --into {PLACE}')
-    return found
+    return paths
 
 
 def save(manifest: Manifest, file: PathText) -> None:
@@ -118,7 +118,7 @@ def save(manifest: Manifest, file: PathText) -> None:
 
 @contextmanager
 def _opened_manifest(path: str) -> Iterator[tuple[str, int]]:
-    """A manifest that root, or who runs this, alone can change; FileNotFoundError for none."""
+    """A manifest that only root and this account can change; FileNotFoundError for none."""
     os.lstat(path)
     with opened_file(path, os.geteuid()) as (path, fd):
         info = os.fstat(fd)

@@ -43,7 +43,7 @@ class MarkedScript:
 
     path: where it is
     caps: its capabilities
-    owner, group: whom it runs as; members of the group may start it
+    owner, group: the accounts that it runs as; members of the group may start it
     command: the line that starts it
     problems: why caps status will not list it, if so
     """
@@ -84,7 +84,7 @@ def mark(
 
     script: the script, which is replaced where it is
     caps: its mark, which has nothing but inheritable
-    owner, group: whom it runs as; by default whose it is, and the group of that account
+    owner, group: the accounts that it runs as; by default its owner, and the group of that account
     to: a directory in which a copy is made instead
     prefix, name: the ppy that is to launch it
 
@@ -109,7 +109,7 @@ def mark(
         place = os.path.dirname(path) if to is None else to
         path, problems = _copy(fd, path, place, (uid, gid), caps, ppy, held, undo)
         if to is None and Caps.from_file(fd).marked:
-            Caps.remove(fd)  # of no use to who has it open
+            Caps.remove(fd)  # those who have it open get nothing by it
         command = _command(ppy, path, os.pread(fd, 4096, 0))
         return MarkedScript(path, caps, user_name(uid), group_name(gid), command, problems)
 

@@ -71,9 +71,9 @@ def refuse(reasons: Iterator[str], refusal: type[AdminError]) -> None:
 def without_writers(fd: int) -> Iterator[Callable[[], bool]]:
     """Let nobody write to a file that only its owner and root may open for that.
 
-    Nobody has it open or mapped to write to it when the block begins, and whoever opens it then
-    waits for the block to end.  Who has waited too long for the kernel is let in: the function says
-    whether that is about to happen, or has.
+    Nobody has it open or mapped to write to it when the block begins, and anyone who opens it then
+    waits for the block to end.  The kernel lets in those who have waited too long: the function
+    says whether that is about to happen, or has.
 
     Raises BlockingIOError where somebody has it open, and OSError, EINVAL or another, where the
     file system has no leases; see fcntl(2), "Leases".

@@ -152,7 +152,7 @@ def _lock(plan: Installation, held: ExitStack, undo: ExitStack) -> None:
         _make_directory(plan.libexec, undo)
         # Where it was missing, another account may have made it meanwhile.
         _refuse(place_flaws(plan.libexec))
-        if (fd := lock(plan.lock)) is not None:  # who had it may have undone all of it
+        if (fd := lock(plan.lock)) is not None:  # the command that had it may have undone all
             break
     held.callback(os.close, fd)
     held.callback(unlock, fd, plan.lock)

@@ -49,7 +49,7 @@ class Drift:
 
     @property
     def amounts_to_root(self) -> bool:
-        """Whether what is, or is to be, makes whoever runs the file root, or nearly so."""
+        """Whether running the file amounts to being root, as it is or as it is listed."""
         listed = None
         with suppress(ValueError):  # text for another kernel
             listed = self.listed and self.listed.caps
@@ -106,7 +106,7 @@ def _hold(fd: int, uid: int, held: ExitStack) -> Callable[[], bool]:
 
 
 def _content_flaw(listed: Listed, fd: int, recorded: Digest | None) -> str | None:
-    """Why what a file holds is not what was meant."""
+    """Why the content of a file is not the one that was meant."""
     if listed.sha256:
         is_same = digest(fd, 'sha256') == listed.sha256
         return None if is_same else 'has other content than listed'
@@ -139,14 +139,14 @@ def _difference(
 
 
 def _judge(listed: Listed, info: os.stat_result, ids: tuple[int, int], flaw: str | None) -> None:
-    """Refuse a file to which the mark would be more than it was."""
+    """Refuse a file for which the mark would be more than it was."""
     listed.caps  # noqa: B018, which this kernel has to know
     if info.st_uid not in (0, ids[0]):
         raise Refusal(f'belongs to {user_name(info.st_uid)}, not to {listed.owner} or root')
     if info.st_nlink > 1:
         raise Refusal('has several hard links, one of which may be where others can change it')
     if (info.st_mode | listed.mode) & 0o022:
-        raise Refusal('others than its owner can write to it: chmod go-w')
+        raise Refusal('users other than its owner can write to it: chmod go-w')
     if listed.mode & 0o6000 and (listed.mode & ~info.st_mode & 0o6000 or info.st_uid != ids[0]):
         raise Refusal('set-user-ID and set-group-ID are not brought back: chmod')
     if flaw:

@@ -1,6 +1,6 @@
 """A small file that is replaced in one step, by one command at a time.
 
-Only root, or who runs this, can change the way to it.  A crash at any step leaves what was there,
+Only root and this account can change the way to it.  A crash at any step leaves what was there,
 and at most a lock and a new file that the next command takes away.
 """
 

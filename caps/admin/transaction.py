@@ -55,7 +55,7 @@ def lock(path: str, directory: int | None = None, wait: bool = True) -> int | No
             return None
         try:
             _take(fd, wait)
-            if _is_at(fd, path, directory):  # who had it has taken it away
+            if _is_at(fd, path, directory):  # else the command that had it has taken it away
                 return fd
         except BaseException:
             os.close(fd)

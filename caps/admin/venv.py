@@ -1,7 +1,7 @@
 """Capabilities for the python of one virtual environment, and for no other.
 
-An environment's python is a symbolic link to the system's, so whoever marks it marks the python
-of everyone.  Here the link gives way to a copy that is marked; the link stays beside it under
+An environment's python is a symbolic link to the system's, so a mark on it is a mark on
+everyone's python.  Here the link gives way to a copy that is marked; the link stays beside it under
 another name, as a python without capabilities and for the way back.
 """
 
@@ -279,7 +279,7 @@ def _link(place: Bin, target: str, name: str, undo: ExitStack) -> None:
 
 
 def _replace(place: Bin, name: str, python: str, undo: ExitStack) -> None:
-    """Put a file in the place of the python, whose mark then is of no use to who has it open."""
+    """Put a file in the place of the python, and take the mark from the file that was there."""
     before = place.open(python) if place.is_file(python) else None
     try:
         os.rename(name, python, src_dir_fd=place.fd, dst_dir_fd=place.fd)

@@ -24,7 +24,7 @@ def once(
     """Run a command once, and change nothing.
 
     argv: the words of the command
-    account: who it runs as; by default who runs this
+    account: who it runs as; by default the account of this process
     seconds: after which it is ended, if it still runs
     Raises AuditError where nothing can be traced, or the command cannot be started.
     """

@@ -38,7 +38,7 @@ class Options:
 class Around:
     """What is run before each run, or asks whether it is ready, in a keeper of its own.
 
-    words: a command of the shell, which runs as who runs this; None where there is none
+    words: a command of the shell, run as this account; None where there is none
     seconds: that it may take
     What it leaves in the background is ended when it is run again, and at the end of all runs.
     """

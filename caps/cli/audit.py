@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 The command is started again and again, with less and more, and each run really does what the
 command does. Its account is not root unless --as says so: by default it is who called sudo, or
-nobody. A command has done its work when it exits 0. What it prints is not shown. It is given what
-it asks for while it is tried, be that cap_setuid: audit only what you trust.
+nobody. A command has done its work when it exits 0. What it prints is not shown. While it is tried,
+it is given what it asks for, even cap_setuid: audit only what you trust.
 
 It says: needed (the command fails without it, and the kernel was seen to refuse it), degrades (it
 exits 0 without it, but a call fails), unused. It cannot know what other runs would do, and what
@@ -169,7 +169,9 @@ def _with_it(audit: Audit) -> str:
 
     which = {0: 'without any', 1: 'with it alone'}.get(len(audit.needs or ()), 'with these alone')
     text = f'{which} it {ends(audit.runs[-1].status)}'
-    if audit.runs[0].calls is None or any(it.verdict == 'degrades' for it in audit.verdicts):
+    if audit.runs[0].calls is None or any(
+        verdict.verdict == 'degrades' for verdict in audit.verdicts
+    ):
         return text
     return f'{text}, and nothing is refused that more would let through'
 

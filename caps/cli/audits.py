@@ -95,7 +95,10 @@ def _refusal(call: Call, name: str | None, times: int, help: str | None = None) 
 
 def document_of_one_run(seen: Observation) -> Document:
     """What one run in today's state was refused."""
-    refused = [_refusal(it.call, it.capability, it.times, it.help) for it in seen.refusals]
+    refused = [
+        _refusal(refusal.call, refusal.capability, refusal.times, refusal.help)
+        for refusal in seen.refusals
+    ]
     return {
         'command': list(seen.command),
         'account': seen.account,
@@ -129,35 +132,35 @@ def _read(path: str) -> Audit:
 
     try:
         with open(path) as file:
-            found: dict[str, Any] = json.load(file)
-        needs = found['needs']
-        runs = [*map(_read_run, found['runs'])]
-        for each in found['ignored']:
-            noise = Call('', '', (each['capability'],), '', each['reason'])
-            runs[0] = replace(runs[0], calls={**(runs[0].calls or {}), noise: each['times']})
+            printed: dict[str, Any] = json.load(file)
+        needs = printed['needs']
+        runs = [*map(_read_run, printed['runs'])]
+        for ignored in printed['ignored']:
+            noise = Call('', '', (ignored['capability'],), '', ignored['reason'])
+            runs[0] = replace(runs[0], calls={**(runs[0].calls or {}), noise: ignored['times']})
         return Audit(
-            [*map(str, found['command'])],
-            str(found['account']),
+            [*map(str, printed['command'])],
+            str(printed['account']),
             None if needs is None else CapSet(needs),
-            [Verdict(**verdict) for verdict in found['verdicts']],
+            [Verdict(**verdict) for verdict in printed['verdicts']],
             runs,
-            str(found['method']),
-            found['reason'] or '',
+            str(printed['method']),
+            printed['reason'] or '',
         )
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise ValueError(f'{path} is not what caps audit --json printed') from None
 
 
-def _read_run(found: dict[str, Any]) -> Run:
+def _read_run(run: dict[str, Any]) -> Run:
     from caps.audit.types import Call, Run
 
     calls = {
         Call(
-            each['syscall'],
-            each['error'] or '',
-            (each['capability'],) if each['capability'] else (),
-            each['site'],
-        ): each['times']
-        for each in found['refused']
+            refusal['syscall'],
+            refusal['error'] or '',
+            (refusal['capability'],) if refusal['capability'] else (),
+            refusal['site'],
+        ): refusal['times']
+        for refusal in run['refused']
     }
-    return Run(CapSet(found['caps'] or ()), found['status'], bool(found['done']), calls)
+    return Run(CapSet(run['caps'] or ()), run['status'], bool(run['done']), calls)

@@ -98,7 +98,7 @@ def add(commands: Commands) -> None:
     parser.add_argument('script', metavar='SCRIPT')
     parser.add_argument('caps', type=_text, metavar='CAPS')
     parser.add_argument(
-        '--owner', metavar='USER', help="whom it runs as; default: the script's owner"
+        '--owner', metavar='USER', help="the account that it runs as; default: the script's owner"
     )
     parser.add_argument('--group', metavar='GROUP', help='whose members may start it')
     parser.add_argument('--to', metavar='DIR', help='copy it there; default: replace it')

@@ -486,7 +486,8 @@ def test_drift_is_said_by_kind_and_first_what_amounts_to_root(tool, scene, capsy
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [
         f'caps: {scene}/missing is not restored: is not there',
-        f'caps: {scene}/unsafe is not restored: others than its owner can write to it: chmod go-w',
+        f'caps: {scene}/unsafe is not restored: '
+        'users other than its owner can write to it: chmod go-w',
     ]
     assert captured.out.count('restored') == 4
 
@@ -567,8 +568,8 @@ REFUSED = {
     replaced_by_link: 'is a symbolic link',
     replaced_by_pipe: 'is not a regular file',
     set_user_id: 'set-user-ID',
-    writable: 'others than its owner can write',
-    to_be_writable: 'others than its owner can write',
+    writable: 'users other than its owner can write',
+    to_be_writable: 'users other than its owner can write',
     of_the_attacker: 'belongs to caps-tests-attacker',
     other_content: 'has other content than listed',
     unverified: 'no package that is wholly installed',
