@@ -7,7 +7,7 @@ C_FILES = $(wildcard ext/*.[ch] wrapper/*.[ch] tests/support/*.c bench/*.c)
 PACKAGES = gcc libc6-dev libcap-dev libcap2-bin passwd python3-dev python3-venv util-linux
 TEST_PACKAGES = acl btrfs-progs bubblewrap clang e2fsprogs fish iproute2 iputils-ping \
     libcap-ng-utils libclang-rt-dev musl-tools netbase pacman-package-manager procps \
-    python3-cap-ng rpm valgrind zsh
+    python3-cap-ng rpm systemd valgrind zsh
 BENCH_PACKAGES = libcap-ng-utils python3-cap-ng sudo
 # All tests are run by two processes, a file by one of them.
 TWO = -n 2 --dist loadfile --no-loadscope-reorder

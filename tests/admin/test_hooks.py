@@ -14,7 +14,7 @@ from caps import Caps
 from caps.admin import hooks
 from caps.admin.hooks import KINDS, SYSTEMD, after_packages
 from support import needs, needs_root, require, run
-from support.packages import make_deb, make_pacman
+from support.packages import PACMAN_CONF, make_deb, make_pacman
 
 KILL = 'cap_kill=ep'
 PYTHON = os.path.realpath('/usr/bin/python3')
@@ -177,6 +177,7 @@ def test_upgrade_by_apt_or_dpkg_brings_the_mark_back(upgradable):
 def test_upgrade_by_pacman_brings_the_mark_back(machine):
     require(shutil.which('pacman'), 'pacman-package-manager')
     machine.at('/etc/pacman.d').mkdir(exist_ok=True)
+    machine.at('/etc/pacman.conf').write_text(PACMAN_CONF)
     tool = Path('/opt/caps-tests-package/tool')
     for number, version in enumerate(['one', 'two'], 1):
         make_pacman(machine.at(f'/{version}'), number, {tool: version})
@@ -290,6 +291,7 @@ def test_hook_of_another_manager_brings_back_marks(machine, manager):
 
 
 def test_path_unit_is_written_where_there_is_no_other_way(machine):
+    require(shutil.which('systemctl'), 'systemd')
     for kind in KINDS:
         shutil.rmtree(machine.at(kind.path).parent, ignore_errors=True)
     (done := machine.caps('hooks', 'install')).check_returncode()

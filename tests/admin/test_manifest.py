@@ -36,7 +36,7 @@ from caps.system.packages import recorded_digests
 from support import SOAK, needs, needs_root, require, run
 from support.attacks import PYTHON
 from support.mounts import mount_idmapped
-from support.packages import MAKE, make_deb
+from support.packages import MAKE, PACMAN_CONF, make_deb
 from support.venvs import make_venv
 
 KILL = 'cap_kill=ep'
@@ -700,7 +700,7 @@ def test_file_of_another_mount_namespace_is_not_marked(scene, is_naive):
             other.kill()
 
 
-@needs('cap_sys_admin')
+@needs('cap_sys_admin', 'user_namespaces')
 @needs_root
 @pytest.mark.parametrize('is_naive', [True, False], ids=['naive', 'ours'])
 def test_file_that_a_mount_shows_as_roots_is_not_marked(scene, app, accounts, is_naive):
@@ -1134,7 +1134,7 @@ def test_path_that_is_not_a_packages_any_more_is_not_marked(scene, accounts):
 INSTALL = {
     'dpkg': ['dpkg -i', 'dpkg'],
     'rpm': ['rpm --upgrade --nodeps', ''],
-    'pacman': ['pacman --upgrade --noconfirm', ''],
+    'pacman': ['pacman --config pacman.conf --upgrade --noconfirm', ''],
 }
 
 
@@ -1144,6 +1144,7 @@ INSTALL = {
 def test_mark_comes_back_after_an_upgrade(scene, manager):
     require(shutil.which(manager), manager)
     tool, settings = scene / 'opt/tool', scene / 'opt/settings'
+    (scene / 'pacman.conf').write_text(PACMAN_CONF)
     for number, version in enumerate(['one', 'two'], 1):
         MAKE[manager](scene / version, number, {tool: version, settings: 'same'}, [settings])
     database = Path(run('rpm', '-E', '%_dbpath').stdout.strip()) if manager == 'rpm' else scene

@@ -173,7 +173,7 @@ def test_copy_without_its_mark_is_to_be_marked_as_an_environment(copied, as_atta
 # ---- Namespaces ----
 
 
-@needs('cap_sys_admin')
+@needs('cap_sys_admin', 'user_namespaces')
 def test_namespace_without_a_root_is_named(program):
     path = program('cap_net_raw=ep')
     command = ['unshare', '--user', '--map-user=1000', '--map-group=1000', sys.executable]
@@ -194,7 +194,7 @@ def test_owner_who_is_not_in_the_namespace_is_named(program, accounts, system_ve
     assert 'setcap' not in done.stdout
 
 
-@needs('cap_sys_admin')
+@needs('cap_sys_admin', 'user_namespaces')
 def test_idmapped_mount_is_named(scene, program, as_attacker):
     (scene / 'from').mkdir()
     (scene / 'to').mkdir()

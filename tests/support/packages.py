@@ -86,6 +86,10 @@ def make_rpm(package: Path, version: int, files: Files, settings: Collection[Pat
     shutil.rmtree(tree)
 
 
+# No signatures, and no look at the space there is, for which it wants an /etc/mtab.
+PACMAN_CONF = '[options]\nSigLevel = Never\n'
+
+
 def make_pacman(package: Path, version: int, files: Files, settings: Collection[Path] = ()) -> None:
     """Write PACKAGE.pkg.tar."""
     tree = _tree(package, files)
