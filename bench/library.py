@@ -183,19 +183,22 @@ def system_calls(loops: int, program: str, what: str, path: str) -> float:
 
 
 def pass_on(command: list[str], arguments: argparse.Namespace) -> None:
-    command += [arguments.program, arguments.file]
+    command += [arguments.what, arguments.program, arguments.file]
 
 
 def main() -> None:
     runner = pyperf.Runner(add_cmdline_args=pass_on)
+    runner.argparser.add_argument('what', choices=['first', 'hot'], help='calls of a process')
     runner.argparser.add_argument('program', help='what calls.c was compiled to')
     runner.argparser.add_argument('file', help='to write marks on')
     arguments = runner.parse_args()
     path = arguments.file
     check(path)
-    for name, imports in FIRST.items():
-        label = f'activate: {name}, the first time'
-        runner.bench_time_func(label, first_time, imports, ACTIVATE[name])
+    if arguments.what == 'first':
+        for name, imports in FIRST.items():
+            label = f'activate: {name}, the first time'
+            runner.bench_time_func(label, first_time, imports, ACTIVATE[name])
+        return
     for what, contestants, given in (
         ('activate', ACTIVATE, ()),
         ('bounding', BOUNDING, ()),
