@@ -103,15 +103,15 @@ class Events:
         self._formats: dict[int, tuple[int, int]] = {}
         self._read_format = FORMAT_LOST
 
-    def add(self, event: Event, *, is_first: bool = False) -> set[int]:
+    def add(self, event: Event, *, has_stack: bool = False) -> set[int]:
         """Open an event.
 
-        is_first: the one with a call chain, and with records of forks and execs
+        has_stack: the one with a call chain, and with records of forks and execs
         Returns the identifiers that its samples have.
         """
         flags = DISABLED | WATERMARK | SAMPLE_ID_ALL | USE_CLOCK | NO_USER_CHAIN
         sample = IDENTIFIER | THREAD | TIME | (REGISTERS if event.registers else RAW)
-        if is_first:
+        if has_stack:
             flags |= COMM | COMM_EXEC | TASK
             sample |= CALLCHAIN
         identifiers = set()
@@ -123,7 +123,7 @@ class Events:
             identifier = int.from_bytes(fcntl.ioctl(fd, GET_ID, bytes(8)), 'little')
             identifiers.add(identifier)
             self._formats[identifier] = sample, event.registers.bit_count()
-            if is_first:
+            if processor not in self._rings:
                 self._rings[processor] = _Ring(fd, tells_losses=bool(self._read_format))
             else:
                 fcntl.ioctl(fd, SET_OUTPUT, self._rings[processor].fd)
@@ -164,7 +164,7 @@ class Events:
             fcntl.ioctl(fd, ENABLE, 0)
 
     def disable(self) -> None:
-        for fd in self._fds:
+        for fd in reversed(self._fds):
             fcntl.ioctl(fd, DISABLE, 0)
 
     def drain(self) -> None:

@@ -40,7 +40,7 @@ class Tracepoint:
 
     def __init__(self, events: Events, number: int) -> None:
         self._events = events
-        self._identifiers = events.add(Event(TRACEPOINT, number), is_first=True)
+        self._identifiers = events.add(Event(TRACEPOINT, number), has_stack=True)
 
     def restrict(self) -> None:
         self._events.restrict('ret != 0')
@@ -78,8 +78,10 @@ class Kprobe:
         # A sample has them in the order of their bits.
         self._order = [sorted(arguments).index(bit) for bit in arguments]
         mask = sum(1 << bit for bit in arguments)
-        self._entries = events.add(Event(kind, ENTRY, '', FUNCTION, mask), is_first=True)
+        # The probe that is added last is served first: before that of the return exchanges the
+        # address of the caller, which hides the whole call chain on Linux 5.10.
         self._returns = events.add(Event(kind, RETURN, '', FUNCTION, 1 << result))
+        self._entries = events.add(Event(kind, ENTRY, '', FUNCTION, mask), has_stack=True)
         self._refusals_only = False
 
     def restrict(self) -> None:
