@@ -102,6 +102,7 @@ class Events:
         # By the identifier of an event what its samples have, and how many registers.
         self._formats: dict[int, tuple[int, int]] = {}
         self._read_format = FORMAT_LOST
+        self._dropped = 0  # how often too many records were taken
 
     def add(self, event: Event, *, has_stack: bool = False) -> set[int]:
         """Open an event.
