@@ -9,10 +9,11 @@ TEST_PACKAGES = acl btrfs-progs bubblewrap clang e2fsprogs fish iproute2 iputils
     libcap-ng-utils libclang-rt-dev musl-tools netbase pacman-package-manager procps \
     python3-cap-ng rpm systemd valgrind zsh
 BENCH_PACKAGES = libcap-ng-utils python3-cap-ng sudo
+AUDIT_PACKAGES = bpfcc-tools iproute2 iputils-ping strace tcpdump
 # All tests are run by two processes, a file by one of them.
 TWO = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test soak fresh kernels coverage differential bench lint doc install clean
+.PHONY: help demo test soak fresh kernels coverage differential bench audits lint doc install clean
 
 help:  ## say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -52,6 +53,10 @@ differential: build/installed  ## the model of execve(2) against the kernel
 
 bench: build/bench-venv  ## as root: the project beside its peers; ten minutes
 	build/bench-venv/bin/python bench/run.py build/bench.json
+
+audits: build/bench-venv build/audit-packages  ## as root: what caps audit and its peers say of programs; two minutes
+	unshare --net --uts build/bench-venv/bin/python bench/audit.py build/audits.json
+	$(BIN)/python bench/audit_report.py doc/bench/audit.txt build/audits.json
 
 lint: build/installed  ## what tools can find: ruff, mypy, clang-format, warnings of the compiler
 	$(BIN)/ruff check
@@ -113,6 +118,11 @@ build/test-packages: Makefile
 build/bench-packages: Makefile
 	@mkdir -p build
 	$(call packages,$(BENCH_PACKAGES),exit 1)
+	@touch $@
+
+build/audit-packages: Makefile
+	@mkdir -p build
+	$(call packages,$(AUDIT_PACKAGES),exit 1)
 	@touch $@
 
 # Of the system's Python, the only one that Debian builds libcap-ng's binding for.

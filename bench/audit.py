@@ -1,8 +1,10 @@
-"""Programs whose needs are known beside what an audit says of them, as the table of doc/audit.rst.
+"""What an audit says of programs whose needs are known, and what other programs say of them.
 
-As root: unshare --net --uts python bench/audit.py FILE
+As root: unshare --net --uts python bench/audit.py RESULTS; audit_report.py makes the tables.
+With names of observers behind, only these are asked, and nothing is audited or timed.
 """
 
+import json
 import os
 import platform
 import shutil
@@ -10,10 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+
+from audit_cases import CASES, Case
+from observers import OBSERVERS, AbsentError, Observer
 
 from caps import Caps, CapSet
 from caps.admin.ppy import install, remove
@@ -23,70 +27,8 @@ from caps.audit.types import Run
 
 DD = 'dd', 'if=/dev/zero', 'of=/dev/null'
 PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-NO_ANSWER = None
-SERVER = "import socket; s = socket.create_server(('127.0.0.1', 80)); s.accept()"
-UDP = "import socket; socket.socket(type=socket.SOCK_DGRAM).bind(('127.0.0.1', 53))"
+TIMED = ['ping', '-c1', '127.0.0.1'], ['python3', '-c', 'import json, socket, subprocess']
 SCRIPT = "from caps import Caps\nCaps.from_process().activate().apply()\nopen('/etc/shadow')\n"
-
-
-class Case(NamedTuple):
-    """A program, and what it needs by the kernel's sources; None where it is to have no answer."""
-
-    command: str
-    needs: str | None
-    options: Options = Options()
-    user: str = 'nobody'
-
-
-def daemon(seconds: float = 1) -> Options:
-    return Options(seconds=seconds)
-
-
-def before(command: str) -> Options:
-    return Options(before=command)
-
-
-CASES = [
-    Case('true', ''),
-    Case('ls -l /etc', ''),
-    Case('cat closed', 'dac_read_search'),
-    Case('sha256sum closed', 'dac_read_search'),
-    Case('cp closed /dev/null', 'dac_read_search'),
-    Case('tar cf - directory', 'dac_read_search'),
-    Case('find directory', 'dac_read_search'),
-    Case('du directory', 'dac_read_search'),
-    Case('./set-user-id closed', 'dac_read_search'),
-    Case('tee -a closed', 'dac_override'),
-    Case('touch directory/new', 'dac_override'),
-    Case('rm directory/old', 'dac_override', before('touch directory/old')),
-    Case('chown 0:0 open', 'chown'),
-    Case('chmod 644 open', 'fowner'),
-    Case('setcap cap_kill=p own', 'setfcap', Options(from_all=True)),
-    Case('ping -c1 127.0.0.1', 'net_raw'),
-    Case('tcpdump -i lo -w /dev/null', 'net_raw', daemon()),
-    Case(f'python3 -c "{SERVER}"', 'net_bind_service', daemon()),
-    Case(f'python3 -c "{UDP}"', 'net_bind_service'),
-    Case('ip link set lo mtu 1400', 'net_admin'),
-    Case('ip address add 127.0.0.9/8 dev lo', 'net_admin',
-         before('ip address del 127.0.0.9/8 dev lo 2>&-; true')),
-    Case('mknod null c 1 3', 'mknod', before('rm -f null')),
-    Case('chroot / true', 'sys_chroot'),
-    Case('nice -n -5 true', ''),
-    Case("sh -c 'renice -n -5 $$'", 'sys_nice'),
-    Case('chrt -f 1 true', 'sys_nice'),
-    Case('ionice -c1 true', 'sys_nice'),
-    Case('kill -0 1', 'kill'),
-    Case('setpriv --reuid=12345 true', 'setuid'),
-    Case('setpriv --clear-groups true', 'setgid'),
-    Case('hostname here', 'sys_admin'),
-    Case('unshare --mount true', 'sys_admin'),
-    Case(f'readlink /proc/{os.getpid()}/exe', 'sys_ptrace'),
-    Case('dmesg', 'syslog'),
-    Case('mount -t tmpfs none /mnt', 'sys_admin', user='root'),
-    Case('mount -t tmpfs none /mnt', NO_ANSWER),
-    Case("sh -c 'echo 0 >/proc/sys/kernel/panic'", NO_ANSWER),
-    Case('./script.py (under ppy)', 'dac_read_search', Options(ppy='bin/ppy')),
-]  # fmt: skip
 
 
 @contextmanager
@@ -120,65 +62,100 @@ def launcher() -> Iterator[tuple[str, str]]:
         script.write_text(SCRIPT)
         os.chown(script, account.uid, account.gid)
         script.chmod(0o755)
-        yield install(sys.executable, str(place)).ppy, str(script)
+        ppy = install(sys.executable, str(place)).ppy
+        try:
+            yield ppy, str(script)
+        finally:
+            remove(str(place))
     finally:
-        remove(str(place))
         shutil.rmtree(place)
 
 
 def audited(case: Case, ppy: str, script: str) -> tuple[Audit, float]:
-    command = ['sh', '-c', f'exec {case.command}']
-    account: Account | None = Account.of(case.user)
-    options = case.options
+    argv, account, options = case.argv(), Account.of(case.user), case.options
     if options.ppy:
-        command, account, options = [script], None, Options(ppy=ppy)
+        argv, options = [script], Options(ppy=ppy)
     start = time.monotonic()
-    return audit(command, account, options), time.monotonic() - start
+    found = audit(argv, None if options.ppy else account, options)
+    return found, time.monotonic() - start
 
 
-def observed(case: Case) -> CapSet | None:
-    """What is granted in one run with everything, which observation alone shows."""
-    if case.options.ppy or case.needs is NO_ANSWER:
-        return None
+def granted(case: Case) -> CapSet:
+    """What is granted in one run with everything."""
     options = Options(from_all=True, seconds=case.options.seconds, before=case.options.before)
-    everything: Run = audit(
-        ['sh', '-c', f'exec {case.command}'], Account.of(case.user), options
-    ).runs[0]
+    everything: Run = audit(case.argv(), Account.of(case.user), options).runs[0]
     return everything.granted
 
 
-def text(caps: CapSet | None) -> str:
-    return 'no answer' if caps is None else str(caps).replace('cap_', '').replace(',', ', ') or '-'
+def observed(case: Case, observer: Observer) -> dict[str, object]:
+    if case.options.before:
+        subprocess.run(case.options.before, shell=True, check=True)
+    said = observer(case.argv(), Account.of(case.user), case.options.seconds)
+    names = None if said.capabilities is None else [*said.capabilities]
+    return {'capabilities': names, 'calls': [*said.calls]}
 
 
-def row(case: Case, ppy: str, script: str) -> tuple[list[str], int, int, int]:
-    """A line of the table, and the false and the missed of an audit, and the false of observing."""
+def present(names: Iterable[str]) -> tuple[dict[str, Observer], dict[str, str]]:
+    """The observers that run here, and why the others do not."""
+    observers, absent = {}, {}
+    for name in names:
+        try:
+            observers[name] = OBSERVERS[name]()
+        except AbsentError as why:
+            absent[name] = str(why)
+    return observers, absent
+
+
+def known(case: Case) -> dict[str, object]:
+    command = case.command.replace(str(os.getpid()), 'PID')
+    return {
+        'command': f'{command} (as root)' if case.user == 'root' else command,
+        'truth': None if case.needs is None else [*CapSet(case.needs)],
+    }
+
+
+def judged(case: Case, ppy: str, script: str) -> dict[str, object]:
+    """What an audit says."""
     found, seconds = audited(case, ppy, script)
-    truth = None if case.needs is None else CapSet(case.needs)
-    given, wanted = found.needs or CapSet(), truth or CapSet()
-    seen = observed(case)
-    name = f'{case.command} (as root)' if case.user == 'root' else case.command
-    cells = [name, text(truth), text(found.needs), str(len(found.runs)), f'{seconds:.1f} s']
-    cells.append('' if seen is None else text(seen))
-    is_wrong = (truth is None) != (found.needs is None)
-    return (
-        cells,
-        len(given - wanted) + is_wrong,
-        len(wanted - given),
-        len((seen or wanted) - wanted),
-    )
+    return {
+        'needs': None if found.needs is None else [*found.needs],
+        'reason': found.reason,
+        'method': found.method,
+        'runs': len(found.runs),
+        'seconds': seconds,
+    }
 
 
-def overhead(command: list[str], count: int = 7) -> tuple[float, float]:
+def watched(case: Case, observers: dict[str, Observer], *, as_granted: bool) -> dict[str, object]:
+    """What others say, and what one run with everything is granted."""
+    if case.options.ppy:  # they would have to observe the launcher, too
+        return {}
+    saw: dict[str, object] = {name: observed(case, each) for name, each in observers.items()}
+    if as_granted:
+        saw['granted'] = {'capabilities': [*granted(case)], 'calls': []}
+    return saw
+
+
+def can_trace() -> bool:
+    with suppress(OSError):
+        Tracer(refusals_only=True).close()
+        return True
+    return False
+
+
+def overhead(command: list[str], count: int = 7) -> tuple[float, float] | None:
     """The least of the processor's time that a command takes alone, and while it is traced."""
-    tracer = Tracer(refusals_only=True)
     alone, traced = [], []
     for _ in range(count):
         alone.append(processor_time(command))
+        try:
+            tracer = Tracer(refusals_only=True)  # the kernel is slower from here on
+        except OSError:
+            return None
         tracer.start()
         traced.append(processor_time(command))
         tracer.stop(os.getpid())
-    tracer.close()
+        tracer.close()
     return min(alone), min(traced)
 
 
@@ -190,53 +167,84 @@ def processor_time(command: list[str]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def main() -> None:
+def times(command: list[str], count: int = 15) -> dict[str, float]:
+    """The least seconds that a command takes alone, and what an audit of it takes.
+
+    runs: as many of it as the audit has, one after another
+    audit: in a process that has loaded all it takes
+    first: the same where nothing is known of the kernel yet
+    program: of the whole command line
+    python: of the same interpreter, which loads the same and has no command to audit
+    """
+    account = Account.of('nobody')
+    start = time.monotonic()
+    runs = len(audit(command, account).runs)
+    first = time.monotonic() - start
+    caps_audit = [sys.executable, '-m', 'caps', 'audit']
+    alone = least(lambda: start_and_wait(command), count)
+    return {
+        'runs': runs * alone,
+        'audit': least(lambda: audit(command, account), count),
+        'first': first,
+        'program': least(lambda: start_and_wait([*caps_audit, '--', *command]), count),
+        'python': least(
+            lambda: start_and_wait([sys.executable, '-c', 'import caps.cli, caps.audit']), count
+        ),
+    }
+
+
+def least(work: Callable[[], object], count: int) -> float:
+    seconds = []
+    for _ in range(count):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def start_and_wait(command: list[str]) -> None:
+    path, actions = shutil.which(command[0]) or command[0], []
+    for fd in 1, 2:
+        actions.append((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0))
+    os.waitpid(os.posix_spawn(path, command, os.environ, file_actions=actions), 0)
+
+
+def main(results: Path, names: list[str]) -> None:
+    os.setpriority(os.PRIO_PROCESS, 0, 0)  # which renice(1) is to change
     os.environ['PATH'] = PATH
     os.umask(0o022)
     subprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)
     Caps.from_process().activate().apply()
-    lines, totals = [], [0, 0, 0]
+    observers, absent = present(names or OBSERVERS)
+    is_traced = not names and can_trace()
+    rows = []
     with scene(), launcher() as (ppy, script):
         for case in CASES:
-            cells, *wrong = row(case, ppy, script)
-            totals = [a + b for a, b in zip(totals, wrong, strict=True)]
-            lines.append('   ' + ', '.join('"' + cell.replace('"', '""') + '"' for cell in cells))
-            print(*cells, wrong if any(wrong[:2]) else '', sep=' | ', flush=True)
-        costs = [
-            (name, *overhead(command))
-            for name, command in {
-                'find /usr -newermt 2100-01-01': ['find', '/usr', '-newermt', '2100-01-01'],
-                'dd bs=1 count=400000': [
-                    'dd',
-                    'if=/dev/zero',
-                    'of=/dev/null',
-                    'bs=1',
-                    'count=400000',
-                ],
-            }.items()
-        ]
-    false, missed, observing = totals
-    head = [
+            row = known(case) | ({} if names else judged(case, ppy, script))
+            row['observed'] = watched(case, observers, as_granted=is_traced)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+        costs = (
+            {}
+            if names
+            else {
+                name: overhead(command)
+                for name, command in {
+                    'find /usr -newermt 2100-01-01': ['find', '/usr', '-newermt', '2100-01-01'],
+                    'dd bs=1 count=400000': [*DD, 'bs=1', 'count=400000'],
+                }.items()
+            }
+        )
+    machine = (
         f'{time.strftime("%Y-%m-%d")}, Linux {platform.release()}, {os.cpu_count()} processors, '
-        f'CPython {platform.python_version()}. Of {len(CASES)} programs the audit named {false} '
-        f'capabilities that were not needed and missed {missed}. One run with everything was '
-        f'granted {observing} that were not needed.',
-        '',
-        *(
-            f'- ``{name}`` takes the processor {alone * 1000:.0f} ms, '
-            f'and {traced * 1000:.0f} ms while it is traced'
-            for name, alone, traced in costs
-        ),
-        '',
-        '.. csv-table::',
-        '   :header: program, needs, audit, runs, time, granted with everything',
-        '   :widths: 30 16 16 6 8 24',
-        '',
-    ]
-    Path(sys.argv[1]).write_text('\n'.join([*head, *lines]) + '\n')
+        f'CPython {platform.python_version()}'
+    )
+    document = {
+        'machine': machine, 'absent': absent, 'rows': rows, 'costs': costs,
+        'times': {' '.join(command): times(command) for command in TIMED if not names},
+    }  # fmt: skip
+    results.write_text(json.dumps(document, indent=1))
 
 
 if __name__ == '__main__':
-    output = Path(sys.argv[1]).absolute()
-    sys.argv[1] = str(output)
-    main()
+    main(Path(sys.argv[1]).absolute(), sys.argv[2:])
