@@ -13,7 +13,7 @@ from caps.audit.keeper import Keeper
 from caps.audit.runs import Around, Options, Runner
 from caps.audit.search import search
 from caps.audit.setup import Account, can_give
-from caps.audit.tracing import Tracer
+from caps.audit.tracing import TRACEFS, Tracer
 from caps.audit.types import Audit, AuditError
 from caps.audit.verdicts import answer, judge
 
@@ -103,6 +103,8 @@ def _tracer(options: Options) -> tuple[Tracer | None, str]:
 def why_untraced(error: OSError) -> str:
     """What keeps this process from observing, and what that may come from."""
     reason = error.strerror or str(error)
-    if reason.startswith(PERF) and error.errno in CAUSES:
+    if error.filename:
+        reason = f'{error.filename}: {reason}'
+    if reason.startswith((PERF, TRACEFS)) and error.errno in CAUSES:
         return f'{reason} ({CAUSES[error.errno]})'
     return reason

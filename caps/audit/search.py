@@ -112,7 +112,10 @@ class _Search:
                 if not run.lost:
                     break
             else:
-                raise NoAnswerError(f'{run.lost} events were lost, and {TRIES} runs did not help')
+                raise NoAnswerError(
+                    f'{run.lost} events were lost, and {TRIES} runs did not help: ask again when '
+                    'less is refused on this machine'
+                )
             self._known[caps.mask] = run
         return self._known[caps.mask]
 

@@ -73,7 +73,7 @@ def test_records_that_others_make_do_not_fill_the_memory(account, monkeypatch):
     """Every refusal on the machine is one, and a run can last for minutes."""
     monkeypatch.setattr(perf, 'KEPT', 1000, raising=False)
     found = audit(['sh', '-c', 'cat /etc/shadow; cat /etc/shadow; sleep 0.1'], account)
-    assert found.reason.endswith('events were lost, and 3 runs did not help')
+    assert 'events were lost, and 3 runs did not help' in found.reason
 
 
 HELPERS = {

@@ -1,5 +1,6 @@
 """What a run begins with, how it ends, and that nothing outlives it."""
 
+import errno
 import json
 import os
 import signal
@@ -13,10 +14,11 @@ import pytest
 from caps import Caps, CapSet, _caps, raised
 from caps.audit import Account, AuditError, Options, audit
 from caps.audit import keeper as module
-from caps.audit.auditing import needs
+from caps.audit.auditing import needs, why_untraced
 from caps.audit.commands import Program, Today
 from caps.audit.keeper import Keeper
 from caps.audit.setup import can_give
+from caps.audit.tracing import TRACEFS
 from support import PATIENCE, needs_root, older_kernel, program, python, run
 from support.attacks import LIBC
 from support.child import in_a_child
@@ -312,6 +314,25 @@ def test_kernel_that_is_too_old_is_named():
     done = run(*older_kernel(mount_setattr), sys.executable, '-m', 'caps', 'audit', '--', 'true')
     saying = 'an audit of a program needs Linux 5.12 or later, for mount_setattr(2)'
     assert (done.returncode, done.stdout, done.stderr) == (1, '', f'caps: {saying}\n')
+
+
+@pytest.mark.parametrize(
+    ('error', 'said'),
+    [
+        (
+            PermissionError(errno.EPERM, 'no', f'{TRACEFS}/x'),
+            f'{TRACEFS}/x: no (a seccomp filter, or',
+        ),
+        (
+            OSError(errno.ENOSYS, 'perf_event_open(2): no'),
+            'perf_event_open(2): no (a seccomp filter',
+        ),
+        (OSError(2, 'this kernel has no tracepoint x'), 'this kernel has no tracepoint x'),
+    ],
+    ids=['lockdown', 'seccomp', 'kernel'],
+)
+def test_what_keeps_an_audit_from_tracing_is_said_with_what_it_may_come_from(error, said):
+    assert why_untraced(error).startswith(said)
 
 
 def test_all_is_what_this_process_can_give():
