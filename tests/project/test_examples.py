@@ -133,6 +133,7 @@ def test_child_has_one_capability():
     assert {int(mask, 16) for mask in sets.values()} == {1 << 10}
 
 
+@needs('cap_dac_read_search')
 def test_demo_shows_it_all_and_leaves_nothing(wheel):
     with alone():  # whoever else shows it has such accounts and directories, too
         done = run('sh', EXAMPLES / 'demo.sh', env=os.environ | {'CAPS': f'{sys.prefix}/bin/caps'})
