@@ -24,6 +24,7 @@ def marked(script, name, mark):
     return script((EXAMPLES / name).read_text(), mark, name=name)
 
 
+@needs('cap_dac_read_search')
 def test_list_root(ppy, script, accounts):
     done = ppy.run(
         marked(script, 'list_root.py', 'cap_dac_read_search=i'), account=accounts.attacker
@@ -50,6 +51,7 @@ def directory(scene, accounts):
     return make
 
 
+@needs('cap_dac_read_search')
 def test_backup_reads_what_its_owner_cannot(ppy, script, accounts, scene, directory):
     archives = directory('archive', 0o700)
     secret = scene / 'secret'
@@ -69,6 +71,7 @@ def test_backup_reads_what_its_owner_cannot(ppy, script, accounts, scene, direct
     assert stat.S_IMODE(archive.stat().st_mode) == 0o600
 
 
+@needs('cap_dac_read_search')
 def test_caller_does_not_choose_where_the_backup_goes(ppy, script, accounts, den, directory):
     directory('archive', 0o700)
     den.chmod(0o777)
