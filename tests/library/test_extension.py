@@ -16,7 +16,7 @@ MISUSES = [
     (_caps.get_file, (2**40,), OverflowError),
     (_caps.get_file, (2**70,), OverflowError),
     (_caps.get_file, ('a\0b',), ValueError),
-    (_caps.set_file, ('file', '=', 0), TypeError),
+    (_caps.set_file, (None, '=', 0), TypeError),
     (_caps.set_file, (0, '=', -1), OverflowError),
     (_caps.set_file, (0, '=', 2**32 - 1), OverflowError),
     (_caps.system_calls, ((), False), TypeError),
