@@ -49,7 +49,7 @@ def _listed(path: str, recorded: Digest | None) -> Listed | None:
     with look_at(path) as look, look.opened() as fd:
         if fd is None:
             raise PermissionError(errno.EACCES, 'cannot be read', path)
-        caps = Caps.from_file(fd)
+        caps = Caps.from_file(look.fd)
         if not caps.marked:  # its owner has another file there by now
             return None
         is_owned = recorded and digest(fd, recorded.algorithm) == recorded.digits

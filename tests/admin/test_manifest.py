@@ -209,6 +209,18 @@ def test_saving_again_keeps_comments_order_and_what_is_not_there(tool, scene, ca
 
 
 @needs_root
+def test_empty_file_is_listed_and_compared_like_others(tool, scene):
+    tool.write_bytes(b'')
+    Caps(KILL).apply(tool)
+    manifest, problems = survey([scene])
+    assert problems == []
+    assert [listed.text for listed in manifest.files.values()] == [KILL]
+    assert check(manifest) == ([], [])
+    Caps.remove(tool)
+    assert [drift.kind for drift in check(manifest)[0]] == ['lost']
+
+
+@needs_root
 @pytest.mark.parametrize('step', ['write', 'fsync', 'rename'])
 def test_save_that_fails_leaves_what_was_there(tool, scene, monkeypatch, step):
     file = scene / 'manifest'
