@@ -388,7 +388,7 @@ def test_account_cannot_reach_a_process_before_it_is_the_command(account, accoun
 
 
 def test_account_that_stops_a_process_does_not_keep_the_audit_waiting(account, monkeypatch):
-    monkeypatch.setattr(module, 'BEGINNING', 0.2, raising=False)
+    monkeypatch.setattr(module, 'BEGINNING', 2, raising=False)
     with Keeper(Program(['true'], account)) as keeper:
         process = keeper.start(CapSet())
         os.kill(process, signal.SIGSTOP)
