@@ -80,6 +80,8 @@ def look(listed: Listed, recorded: Digest | None, is_acting: bool) -> Drift | No
                 raise Refusal("is on an idmapped mount, which shows it as somebody else's")
             if not drift.reason:
                 return None
+            if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+                raise Refusal('is on a read-only file system')
             if is_disturbed:
                 with transaction() as undo:
                     _change(fd, *ids, listed.mode, listed.caps, undo)

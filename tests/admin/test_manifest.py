@@ -906,6 +906,19 @@ def memory(scene):
 
 @needs('cap_sys_admin')
 @needs_root
+def test_file_on_a_read_only_file_system_is_refused_before_it_is_changed(memory):
+    tool = memory / 'tool'
+    tool.write_bytes(b'tool')
+    listed = of(listed_as_is(tool))
+    run('mount', '-o', 'remount,ro', memory, check=True)
+    for is_dry in True, False:
+        (drift,) = restore(listed, is_dry=is_dry)
+        assert drift.refusal == 'is on a read-only file system'
+    assert state(tool)[-1] is None
+
+
+@needs('cap_sys_admin')
+@needs_root
 def test_random_drifts_are_restored_or_refused_as_a_model_says(memory, accounts):
     chance = random.Random(1)
     owners = [0, accounts.owner.uid, accounts.attacker.uid]
