@@ -22,7 +22,7 @@ from caps.admin.transaction import AdminError
 from caps.system.run import RunError, run_as
 
 SHELL = '[ ! -x {python} ] || /usr/bin/env -i {python} -I -m caps hooks run >&2 || true'
-# When dpkg is run by apt, apt's own hook does it once at the end.
+# When dpkg is run by apt, and passes that on, apt's own hook does it once at the end.
 NOT_UNDER_APT = '[ -n "$DPKG_FRONTEND_LOCKED" ] || '
 PACMAN = """\
 [Trigger]
