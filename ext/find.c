@@ -42,8 +42,9 @@ struct how {
 
 enum { MOST_DIRECTORIES = 16 }; /* in one call */
 
-/* What getdents64(2) says of an entry, in so many bytes. */
-enum { SHORTEST = 24, LONGEST = 280 };
+/* What getdents64(2) says of an entry, in so many bytes: some file systems know names that are
+   longer than NAME_MAX. */
+enum { SHORTEST = 24, LONGEST = SHORTEST + PATH_MAX };
 struct entry {
 	uint64_t inode, offset;
 	uint16_t length;
@@ -201,7 +202,7 @@ static ssize_t value_of(struct search *search, const char *name, char *value, si
 			       &to, sizeof to);
 	if (!is_missing(search, size))
 		return size;
-	char path[sizeof "/proc/self/fd/" + 12 + NAME_MAX];
+	char path[sizeof "/proc/self/fd/" + 12 + PATH_MAX];
 	snprintf(path, sizeof path, "/proc/self/fd/%d/%s", search->fd, name);
 	size = lgetxattr(path, CAPABILITY, value, room);
 	if (size >= 0 || errno != ENOENT)
