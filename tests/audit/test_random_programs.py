@@ -29,7 +29,7 @@ pytestmark = needs_root
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, PR_CAPBSET_DROP, F_SETLEASE, CLOCK_REALTIME_ALARM = 0x20000, 24, 1024, 8
 SO_RCVBUFFORCE = 33
-COUNT = 10_000 if SOAK > 1 else 80
+COUNT = 10_000 if SOAK > 1 else 500
 CLOSED, OPEN, OWN, ROOM = 'closed', 'open', 'own', 'room'
 
 
